@@ -1,0 +1,31 @@
+"""Targets that modules can be timed on: `load(name) -> Device`, `names()`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from devices.base import Device, DeviceError, DeviceUnavailable, Session
+from devices.errors import UserError, did_you_mean
+from devices.spec import SPECS, DeviceSpec, names, read
+
+__all__ = ["Device", "DeviceError", "DeviceSpec", "DeviceUnavailable", "Session", "UserError", "find", "load", "names"]
+
+
+def find(name: str) -> DeviceSpec:
+    """The spec of a shipped device by name, or of a device file of the user's own by path (`my.toml`).
+
+    Raises UserError, naming the known devices, where there is none.
+    """
+    if name.endswith(".toml"):
+        return read(Path(name))
+    if name not in names():
+        raise UserError(f"unknown device '{name}': {did_you_mean(name, names())}known: {', '.join(names())}, or FILE.toml")
+    return read(SPECS / f"{name}.toml")
+
+
+def load(name: str) -> Device:
+    """The device `name`, ready for `prepare`. Raises UserError, DeviceUnavailable."""
+    spec = find(name)
+    device: Device = importlib.import_module(f"devices.{spec.runtime}").open_device(spec)
+    return device

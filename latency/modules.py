@@ -1,0 +1,162 @@
+"""op -> torch.nn.Module: THE builder. What is timed is what is searched, trained and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, network_text
+
+# ProxylessNAS (arXiv 1812.00332), released code: momentum 0.1, eps 1e-3, he_fout.
+BN_MOMENTUM, BN_EPS = 0.1, 1e-3
+SE_REDUCTION = 4  # squeeze-excite width = mid_channels / 4, to a multiple of 8 (MobileNetV3, arXiv 1905.02244)
+
+
+class Residual(nn.Module):
+    """y = x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x + self.body(x)
+        return y
+
+
+class ZeroOut(nn.Module):
+    """Zeros of the op's output shape."""
+
+    def __init__(self, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels, self.stride = out_channels, stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, _, h, w = x.shape
+        return x.new_zeros(n, self.out_channels, -(-h // self.stride), -(-w // self.stride))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate of MobileNetV3: x * hsigmoid(W2 relu(W1 mean(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = max(8, (channels // SE_REDUCTION + 4) // 8 * 8)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1), nn.Hardsigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x * self.gate(x)
+        return y
+
+
+class ChannelShuffle(nn.Module):
+    """(n, g*c, h, w) -> the same with groups interleaved (ShuffleNet), between grouped 1x1 convs."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish}
+
+
+def _conv_bn_act(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: str = "none", dilation: int = 1
+) -> list[nn.Module]:
+    pad = dilation * (kernel // 2)
+    layers: list[nn.Module] = [
+        nn.Conv2d(c_in, c_out, kernel, stride, pad, dilation=dilation, groups=groups, bias=False),
+        nn.BatchNorm2d(c_out, eps=BN_EPS, momentum=BN_MOMENTUM),
+    ]
+    return layers if act == "none" else [*layers, _ACTIVATIONS[act]()]
+
+
+def _mbconv(op: MBConv) -> nn.Module:
+    layers: list[nn.Module] = []
+    if op.mid_channels != op.in_channels:
+        layers += _conv_bn_act(op.in_channels, op.mid_channels, 1, groups=op.groups, act=op.act)
+        if op.groups > 1:
+            layers.append(ChannelShuffle(op.groups))
+    layers += _conv_bn_act(op.mid_channels, op.mid_channels, op.kernel, op.stride, op.mid_channels, op.act)
+    if op.se:
+        layers.append(SqueezeExcite(op.mid_channels))
+    layers += _conv_bn_act(op.mid_channels, op.out_channels, 1, groups=op.groups)
+    body = nn.Sequential(*layers)
+    return Residual(body) if op.shortcut else body
+
+
+def _sepconv(op: SepConv) -> nn.Module:
+    pad = op.dilation * (op.kernel // 2)
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(op.in_channels, op.in_channels, op.kernel, op.stride, pad, dilation=op.dilation,
+                  groups=op.in_channels, bias=False),
+        nn.Conv2d(op.in_channels, op.out_channels, 1, bias=False),
+        nn.BatchNorm2d(op.out_channels, eps=BN_EPS, momentum=BN_MOMENTUM),
+    )
+
+
+def _pool(op: Pool) -> nn.Module:
+    if op.pool == "avg":
+        return nn.AvgPool2d(op.kernel, op.stride, op.kernel // 2, count_include_pad=False)
+    return nn.MaxPool2d(op.kernel, op.stride, op.kernel // 2)
+
+
+def _linear(op: Linear) -> nn.Module:
+    pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if (op.height, op.width) != (1, 1) else []
+    return nn.Sequential(*pool, nn.Flatten(), nn.Linear(op.in_channels, op.out_channels))
+
+
+def build(op: Op) -> nn.Module:
+    """The module that computes `op`, freshly initialised. `module.key` is the op's text form.
+
+    Input (batch, in_channels, height, width); output `op.output_shape`, or (batch, out_channels) for Linear.
+    Raises TypeError for a class that is not in the vocabulary.
+    """
+    match op:
+        case Conv2d():
+            module: nn.Module = nn.Sequential(*_conv_bn_act(
+                op.in_channels, op.out_channels, op.kernel, op.stride, op.groups, op.act))
+        case MBConv():
+            module = _mbconv(op)
+        case SepConv():
+            module = _sepconv(op)
+        case Pool():
+            module = _pool(op)
+        case Linear():
+            module = _linear(op)
+        case Zero():
+            module = nn.Identity() if op.shortcut else ZeroOut(op.out_channels, op.stride)
+        case Identity():
+            module = nn.Identity()
+        case _:
+            raise TypeError(f"no builder for {type(op).__name__}")
+    module.apply(_init)
+    module.key = str(op)  # type: ignore[assignment]
+    return module
+
+
+def build_network(ops: Sequence[Op]) -> nn.Sequential:
+    """The chain of `ops` as one module; `module.key` is `network_text(ops)`."""
+    network = nn.Sequential(*(build(op) for op in ops))
+    network.key = network_text(tuple(ops))  # type: ignore[assignment]
+    return network
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)

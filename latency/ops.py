@@ -1,0 +1,224 @@
+"""The op vocabulary: what can be timed, predicted and searched.
+
+An op is a frozen dataclass that fully determines its shapes. Its text form, e.g.
+`MBConv(in_channels=24,out_channels=24,height=56,width=56,kernel=3,stride=1,mid_channels=72,shortcut=1)`,
+is the key in every table: fields in order of declaration, those at their default left out, so that a
+field added later leaves old keys as they are. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from devices.errors import UserError, did_you_mean
+
+ACTIVATIONS = ("none", "relu", "relu6", "hswish")
+DTYPES = ("fp32", "fp16", "bf16", "int8")
+POOLS = ("avg", "max")
+
+
+class OpError(UserError):
+    """An op that cannot exist, or a text that is not an op."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """What every op has: an input of (batch, in_channels, height, width) and the channels it puts out."""
+
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    batch: int = 1
+    dtype: str = "fp32"
+
+    #: True where the op starts no kernel: its latency is zero by definition, not by ignorance.
+    is_free: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                if not isinstance(value, int) or isinstance(value, bool):
+                    raise OpError(f"{type(self).__name__}: {field.name}={value!r} is not a whole number")
+                if value < (0 if field.name in _FLAGS else 1):
+                    raise OpError(f"{type(self).__name__}: {field.name}={value} is too small")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name, allowed[0])
+            if value not in allowed:
+                raise OpError(f"{type(self).__name__}: {name}={value!r}; one of {', '.join(map(str, allowed))}")
+        kernel = getattr(self, "kernel", 1)
+        if kernel % 2 == 0:
+            raise OpError(f"{type(self).__name__}: kernel={kernel} is even; padding keeps sizes only for odd kernels")
+        groups = getattr(self, "groups", 1)
+        if self.in_channels % groups or self.out_channels % groups:
+            raise OpError(f"{type(self).__name__}: groups={groups} divides not {self.in_channels} -> {self.out_channels}")
+        if getattr(self, "shortcut", 0) and (self.in_channels, self.output_shape[2:]) != (
+            self.out_channels, (self.height, self.width),
+        ):
+            raise OpError(f"{type(self).__name__}: a shortcut needs stride 1 and as many channels out as in")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(batch, in_channels, height, width)."""
+        return (self.batch, self.in_channels, self.height, self.width)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(batch, out_channels, height, width) of the output; padding is kernel // 2, so sizes divide by stride."""
+        stride = getattr(self, "stride", 1)
+        return (self.batch, self.out_channels, -(-self.height // stride), -(-self.width // stride))
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({','.join(f'{k}={v}' for k, v in _text_fields(self))})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv2d(Op):
+    """Convolution, batch norm, activation."""
+
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    act: str = "relu6"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MBConv(Op):
+    """Inverted residual: 1x1 conv to `mid_channels` (none where mid = in), depthwise conv, 1x1 conv.
+
+    `groups` splits both 1x1 convs; `se` adds squeeze-excite after the depthwise conv; `shortcut` adds the input.
+    """
+
+    kernel: int
+    stride: int
+    mid_channels: int
+    shortcut: int = 0
+    se: int = 0
+    act: str = "relu6"
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SepConv(Op):
+    """ReLU, depthwise conv (dilated where dilation > 1), 1x1 conv, batch norm: the CIFAR space's op."""
+
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Op):
+    """Average or maximum over kernel x kernel."""
+
+    kernel: int
+    stride: int = 1
+    pool: str = "avg"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels != self.out_channels:
+            raise OpError(f"Pool: out_channels={self.out_channels} differs from in_channels={self.in_channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Op):
+    """Global average pool over height x width (none where both are 1), then a fully connected layer."""
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(batch, out_channels, 1, 1)."""
+        return (self.batch, self.out_channels, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero(Op):
+    """Outputs zeros; with a shortcut the whole block is then the identity, which is how depth is searched."""
+
+    stride: int = 1
+    shortcut: int = 0
+    is_free: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(Op):
+    """Passes its input on."""
+
+    shortcut: int = 0
+    is_free: ClassVar[bool] = True
+
+
+KINDS: dict[str, type[Op]] = {c.__name__: c for c in (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity)}
+_FLAGS = ("shortcut", "se")
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "act": ACTIVATIONS, "dtype": DTYPES, "pool": POOLS, "shortcut": (0, 1), "se": (0, 1),
+}
+_TEXT = re.compile(r"(\w+)\(([^()]*)\)")
+
+
+@functools.cache
+def _ordered_fields(kind: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
+    """Required fields first, then optional ones, each in order of declaration."""
+    fields = dataclasses.fields(kind)
+    return tuple(sorted(fields, key=lambda f: f.default is not dataclasses.MISSING))
+
+
+def _text_fields(op: Op) -> list[tuple[str, Any]]:
+    pairs = [(f, getattr(op, f.name)) for f in _ordered_fields(type(op))]
+    return [(f.name, value) for f, value in pairs if value != f.default]
+
+
+def parse_op(text: str) -> Op:
+    """The op whose text form is `text`; `parse_op(str(op)) == op`. Raises OpError, which says what is wrong."""
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise OpError(f"'{text[:80]}' is not an op: expected Kind(field=value,...)")
+    name, body = match.groups()
+    if name not in KINDS:
+        raise OpError(f"unknown op kind '{name}': {did_you_mean(name, KINDS)}known: {', '.join(KINDS)}")
+    fields = {f.name: f for f in dataclasses.fields(KINDS[name])}
+    values: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in body.split(","))):
+        key, _, raw = part.partition("=")
+        if key not in fields:
+            raise OpError(f"{name} has no field '{key}': {did_you_mean(key, fields)}fields: {', '.join(fields)}")
+        if key in values:
+            raise OpError(f"{name}: field '{key}' is given twice")
+        if fields[key].type == "int":
+            if not re.fullmatch(r"\d{1,9}", raw, re.ASCII):
+                raise OpError(f"{name}: {key}={raw!r} is not a whole number")
+            values[key] = int(raw)
+        else:
+            values[key] = raw
+    missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise OpError(f"{name}: missing {', '.join(missing)}")
+    return KINDS[name](**values)
+
+
+NETWORK_SEPARATOR = " > "
+
+
+def network_text(ops: tuple[Op, ...]) -> str:
+    """The text form of a chain of ops: the key of a whole network in a table."""
+    return NETWORK_SEPARATOR.join(map(str, ops))
+
+
+def parse_network(text: str) -> tuple[Op, ...]:
+    """The chain of ops whose text form is `text`. Raises OpError."""
+    return tuple(parse_op(part) for part in text.split(NETWORK_SEPARATOR))
+
+
+def mbconv(in_channels: int, out_channels: int, size: int, *, kernel: int, stride: int, expand: int,
+           batch: int = 1, dtype: str = "fp32", **more: Any) -> MBConv:
+    """MBConv on a square map by its expansion ratio; the shortcut is there whenever shapes allow it."""
+    return MBConv(
+        in_channels=in_channels, out_channels=out_channels, height=size, width=size, kernel=kernel, stride=stride,
+        mid_channels=in_channels * expand, shortcut=int(stride == 1 and in_channels == out_channels),
+        batch=batch, dtype=dtype, **more,
+    )

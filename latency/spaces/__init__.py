@@ -1,0 +1,1 @@
+"""The spaces that ship: each module has SPACES, name -> SearchSpace. Data, not code."""
