@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, network_text
+from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, network_text, squeeze_width
 
 # ProxylessNAS (arXiv 1812.00332), released code: momentum 0.1, eps 1e-3, he_fout.
 BN_MOMENTUM, BN_EPS = 0.1, 1e-3
-SE_REDUCTION = 4  # squeeze-excite width = mid_channels / 4, to a multiple of 8 (MobileNetV3, arXiv 1905.02244)
 
 
 class Residual(nn.Module):
@@ -43,7 +42,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = max(8, (channels // SE_REDUCTION + 4) // 8 * 8)
+        squeezed = squeeze_width(channels)
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), nn.ReLU(),
             nn.Conv2d(squeezed, channels, 1), nn.Hardsigmoid(),

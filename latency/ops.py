@@ -214,6 +214,11 @@ def parse_network(text: str) -> tuple[Op, ...]:
     return tuple(parse_op(part) for part in text.split(NETWORK_SEPARATOR))
 
 
+def squeeze_width(channels: int) -> int:
+    """Width of the squeeze-excite bottleneck: a quarter, to a multiple of 8 (MobileNetV3, arXiv 1905.02244)."""
+    return max(8, (channels // 4 + 4) // 8 * 8)
+
+
 def mbconv(in_channels: int, out_channels: int, size: int, *, kernel: int, stride: int, expand: int,
            batch: int = 1, dtype: str = "fp32", **more: Any) -> MBConv:
     """MBConv on a square map by its expansion ratio; the shortcut is there whenever shapes allow it."""

@@ -1,0 +1,115 @@
+"""Candidate models of one op kind, fitted with scikit-learn and frozen to arrays (latency/frozen.py)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from latency.features import FEATURES, SHAPE
+from latency.frozen import Frozen
+from latency.stats import Floats
+
+Fit = Callable[[Floats, Floats, Floats], Frozen]
+
+
+def fit_gp(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
+    """Gaussian process on log sizes and channels, kernel, expansion, stride, shortcut.
+
+    `features_ND` (n, D) of latency.features, `log_s` (n,) log seconds, `log_var` (n,) variance of each log_s, known
+    from its confidence interval. Hyper-parameters by marginal likelihood (Rasmussen & Williams 2006, eq. 2.30).
+    """
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    columns = _varying(features_ND, [FEATURES.index(name) for name in SHAPE])
+    x = features_ND[:, columns]
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    x = (x - mean) / scale
+    y_mean, y_std = float(log_s.mean()), float(log_s.std()) or 1.0
+    kernel = ConstantKernel(1.0, (1e-2, 1e4)) * RBF(np.ones(len(columns)), (5e-2, 1e3)) + WhiteKernel(1e-4, (1e-8, 1.0))
+    gp = GaussianProcessRegressor(kernel, alpha=log_var / y_std**2 + 1e-10, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "close to the bound": a feature without influence, not a fault
+        gp.fit(x, (log_s - y_mean) / y_std)
+    fitted = gp.kernel_
+    return {
+        "kind": "gp", "columns": columns, "mean": mean, "scale": scale, "x": x,
+        "length": np.broadcast_to(np.asarray(fitted.k1.k2.length_scale, dtype=np.float64), (len(columns),)).copy(),
+        "amplitude": float(fitted.k1.k1.constant_value), "noise": float(fitted.k2.noise_level),
+        "alpha": np.asarray(gp.alpha_), "cholesky": np.asarray(gp.L_), "y_mean": y_mean, "y_std": y_std,
+    }
+
+
+def fit_ridge(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
+    """Ridge on MACs and bytes moved, in seconds, weighted so that relative errors count."""
+    from sklearn.linear_model import Ridge
+
+    columns = _varying(features_ND, [FEATURES.index(n) for n in ("macs", "macs_depthwise", "bytes")])
+    x, seconds = features_ND[:, columns], np.exp(log_s)
+    scale = x.std(axis=0)
+    model = Ridge(alpha=1e-3).fit(x / scale, seconds, sample_weight=1 / seconds**2)
+    coef = np.asarray(model.coef_) / scale
+    predicted = np.maximum(x @ coef + model.intercept_, seconds.min() / 2)
+    return {"kind": "linear", "columns": columns, "coef": coef, "intercept": float(model.intercept_),
+            "floor_s": float(seconds.min() / 2), "std": _spread(np.log(predicted) - log_s)}
+
+
+def fit_forest(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
+    """Random forest on all features, the model nn-Meter uses."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    columns = _varying(features_ND, list(range(len(FEATURES))))
+    x = features_ND[:, columns]
+    model = RandomForestRegressor(100, random_state=0).fit(x, log_s)
+    return _freeze_trees([t.tree_ for t in model.estimators_], 1 / len(model.estimators_), 0.0, columns,
+                         _spread(model.predict(x) - log_s))
+
+
+def fit_boosting(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
+    """Gradient boosting on all features."""
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    columns = _varying(features_ND, list(range(len(FEATURES))))
+    x = features_ND[:, columns]
+    model = GradientBoostingRegressor(n_estimators=300, learning_rate=0.05, max_depth=4, subsample=0.8,
+                                      random_state=0).fit(x, log_s)
+    base = float(np.asarray(model.init_.constant_).ravel()[0])
+    return _freeze_trees([t[0].tree_ for t in model.estimators_], 0.05, base, columns, _spread(model.predict(x) - log_s))
+
+
+CANDIDATES: dict[str, Fit] = {
+    "gaussian_process": fit_gp, "ridge": fit_ridge, "random_forest": fit_forest, "gradient_boosting": fit_boosting,
+}
+
+
+def _varying(features_ND: Floats, columns: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Those of `columns` that are not constant; one constant column where none varies."""
+    kept = [c for c in columns if np.ptp(features_ND[:, c]) > 0]
+    if not kept:
+        raise ValueError("all ops have the same features")
+    return np.array(kept, dtype=np.int64)
+
+
+def _spread(residuals: Floats) -> float:
+    return float(np.sqrt(np.mean(residuals**2)))
+
+
+def _freeze_trees(trees: list[Any], factor: float, base: float, columns: Any, std: float) -> Frozen:
+    offsets = np.cumsum([0, *(t.node_count for t in trees)])[:-1]
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(t, name) for t in trees])
+
+    def children(name: str) -> Any:
+        return np.concatenate([np.where(getattr(t, name) >= 0, getattr(t, name) + o, -1)
+                               for t, o in zip(trees, offsets, strict=True)]).astype(np.int32)
+
+    return {
+        "kind": "trees", "columns": columns, "base": base, "roots": offsets.astype(np.int32), "std": std,
+        "left": children("children_left"), "right": children("children_right"),
+        "feature": joined("feature").astype(np.int32), "threshold": joined("threshold"),
+        "value": np.concatenate([t.value[:, 0, 0] for t in trees]) * factor,
+    }

@@ -1,0 +1,76 @@
+"""What an op computes and moves: one table of primitive kernels, from which MACs, parameters and bytes follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, squeeze_width
+
+DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fused kernel: a (grouped) convolution or pooling; activation and batch norm ride along for free.
+
+    Sizes are of one image; `weights` counts parameters, batch norm folded in as a bias.
+    """
+
+    kind: str  # "dense", "pointwise", "depthwise", "linear", "pool"
+    macs: int
+    elements_in: int
+    elements_out: int
+    weights: int
+
+
+def _conv(kind: str, c_in: int, c_out: int, h_in: int, w_in: int, kernel: int, stride: int, groups: int = 1) -> Kernel:
+    h_out, w_out = -(-h_in // stride), -(-w_in // stride)
+    weights = kernel * kernel * c_in // groups * c_out
+    return Kernel(kind, weights * h_out * w_out, c_in * h_in * w_in, c_out * h_out * w_out, weights + c_out)
+
+
+def kernels(op: Op) -> tuple[Kernel, ...]:
+    """The kernels that `op` runs, for one image. Raises TypeError for a class that is not in the vocabulary."""
+    c_in, c_out, h, w = op.in_channels, op.out_channels, op.height, op.width
+    match op:
+        case Zero() | Identity():
+            return ()
+        case Conv2d():
+            kind = "depthwise" if op.groups == c_in == c_out else "pointwise" if op.kernel == 1 else "dense"
+            return (_conv(kind, c_in, c_out, h, w, op.kernel, op.stride, op.groups),)
+        case SepConv():
+            _, _, h_out, w_out = op.output_shape
+            return (_conv("depthwise", c_in, c_in, h, w, op.kernel, op.stride, c_in),
+                    _conv("pointwise", c_in, c_out, h_out, w_out, 1, 1))
+        case Pool():
+            _, _, h_out, w_out = op.output_shape
+            return (Kernel("pool", c_in * h_out * w_out * op.kernel**2, c_in * h * w, c_out * h_out * w_out, 0),)
+        case Linear():
+            return (Kernel("linear", c_in * c_out, c_in * h * w, c_out, c_in * c_out + c_out),)
+        case MBConv():
+            _, _, h_out, w_out = op.output_shape
+            mid = op.mid_channels
+            found = [_conv("pointwise", c_in, mid, h, w, 1, 1, op.groups)] if mid != c_in else []
+            found.append(_conv("depthwise", mid, mid, h, w, op.kernel, op.stride, mid))
+            if op.se:
+                squeezed = squeeze_width(mid)
+                found.append(Kernel("linear", 2 * mid * squeezed, mid * h_out * w_out, mid, 2 * mid * squeezed + squeezed + mid))
+            found.append(_conv("pointwise", mid, c_out, h_out, w_out, 1, 1, op.groups))
+            return tuple(found)
+    raise TypeError(f"no kernels for {type(op).__name__}")
+
+
+def macs(op: Op) -> int:
+    """Multiply-accumulates of one inference, batch included."""
+    return op.batch * sum(k.macs for k in kernels(op))
+
+
+def params(op: Op) -> int:
+    """Parameters, batch norm folded."""
+    return sum(k.weights for k in kernels(op))
+
+
+def bytes_moved(op: Op) -> int:
+    """Bytes read and written by the op's kernels: inputs, outputs and weights, each once per kernel."""
+    size = DTYPE_BYTES[op.dtype]
+    return size * sum(op.batch * (k.elements_in + k.elements_out) + k.weights for k in kernels(op))

@@ -1,0 +1,242 @@
+"""How to time: random-order rounds over all unfinished workloads, until the interval of each median is narrow.
+
+Ops timed back to back keep their data in cache and are at the mercy of slow drift; visiting every workload once a
+round, in a fresh random order, removes both (docs/design.md has the numbers). What hits a whole round at once is its
+factor, the median over all workloads of sample / that workload's median, and is divided out: many workloads are a
+better sentinel than one. Pure policy: it knows sessions that tell seconds, nothing of ops or hardware.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from devices.base import DeviceError, Session
+from latency.stats import Floats, half_to_half, half_width, median_ci, round_factors
+
+if TYPE_CHECKING:
+    from devices.base import Device
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to time: an op or a whole network. `make` builds its module when it is needed."""
+
+    key: str
+    kind: str  # "op" or "network"
+    make: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a workload is done, and how long a sample lasts."""
+
+    target: float = 0.02  # half-width of the 95 % interval / median
+    min_samples: int = 10
+    growth: float = 1.4  # the interval is looked at only at n x 1.4: limits the bias of peeking
+    budget_s: float = 120.0  # of timing; preparing sessions is not counted
+    sample_s: float = 2e-3  # a sample is one batch of at least this long
+    sentinels: int = 12  # finished workloads that go on being visited while fewer than this are unfinished
+    max_rounds: int = 10_000
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome for one workload; `samples_s` are raw seconds per inference, `factors` those of their rounds."""
+
+    key: str
+    kind: str
+    samples_s: Floats
+    factors: Floats
+    flags: tuple[str, ...] = ()
+
+    @property
+    def corrected_s(self) -> Floats:
+        """(n,) seconds per inference with the factor of each round divided out."""
+        return self.samples_s / self.factors
+
+    @property
+    def median_s(self) -> float:
+        """Median of the corrected samples."""
+        return float(np.median(self.corrected_s))
+
+    @property
+    def ci_s(self) -> tuple[float, float]:
+        """95 % confidence interval of the median."""
+        return median_ci(self.corrected_s)
+
+    @property
+    def drift(self) -> float:
+        """Second half of the rounds against the first, as a fraction."""
+        return half_to_half(self.corrected_s)
+
+
+@dataclass
+class Progress:
+    """What has been sampled so far: key -> (round, seconds) pairs. Grows; a resumed run starts from the saved one."""
+
+    samples: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    next_round: int = 0
+
+    def add(self, key: str, round_: int, seconds: float) -> None:
+        """One sample of one workload in one round."""
+        self.samples.setdefault(key, []).append((round_, seconds))
+        self.next_round = max(self.next_round, round_ + 1)
+
+    def factors(self) -> Floats:
+        """(next_round,) the factor of every round so far, from all workloads."""
+        matrix = np.full((max(len(self.samples), 1), self.next_round), np.nan)
+        for row, pairs in zip(matrix, self.samples.values(), strict=False):
+            for round_, seconds in pairs:
+                row[round_] = seconds
+        return round_factors(matrix)
+
+    def measurement(self, workload: Workload, factors: Floats, flags: tuple[str, ...] = ()) -> Measurement:
+        """The outcome for `workload` as it stands."""
+        rounds = np.array([r for r, _ in self.samples[workload.key]], dtype=np.int64)
+        seconds = np.array([s for _, s in self.samples[workload.key]])
+        return Measurement(workload.key, workload.kind, seconds, factors[rounds], flags)
+
+
+def prepare(device: Device, workloads: Sequence[Workload],
+            report: Callable[[float, float, str], None]) -> tuple[dict[str, Session], dict[str, str]]:
+    """Open a session for every workload. Returns sessions by key, and by key why a workload has none."""
+    sessions: dict[str, Session] = {}
+    failed: dict[str, str] = {}
+    for i, workload in enumerate(workloads):
+        try:
+            sessions[workload.key] = device.prepare(workload.make(), workload.input_shape)
+        except DeviceError as error:
+            failed[workload.key] = str(error)
+        report(i + 1, len(workloads), f"{i + 1} of {len(workloads)}")
+    return sessions, failed
+
+
+def warm_up(session: Session, sample_s: float, cap_s: float = 0.1) -> int:
+    """Run until the last three batches agree within 2 %, or `cap_s`. Returns how many inferences make a sample."""
+    spent = once = session.time_s(1)
+    loops, batches = 1, [once]
+    while len(batches) < 3 or (max(batches[-3:]) > 1.02 * min(batches[-3:]) and spent < cap_s):
+        loops = max(1, math.ceil(sample_s / min(batches)))
+        seconds = session.time_s(loops)
+        spent += seconds
+        batches.append(seconds / loops)
+        if spent > 10 * cap_s:
+            break
+    return max(1, math.ceil(sample_s / min(batches)))
+
+
+class _Watch:
+    """Which workloads are done: the interval is looked at only at n = 10, 14, 20, ... and has to hold twice."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._next: dict[str, int] = {}
+        self._held: set[str] = set()
+
+    def done(self, key: str, measurement: Callable[[], Measurement], n: int) -> bool:
+        at = self._next.setdefault(key, self.policy.min_samples)
+        if n < at:
+            return False
+        while self._next[key] <= n:
+            self._next[key] = math.ceil(self._next[key] * self.policy.growth)
+        if half_width(measurement().corrected_s) > self.policy.target:
+            self._held.discard(key)
+            return False
+        if key in self._held:
+            return True
+        self._held.add(key)
+        return False
+
+
+def run_rounds(
+    sessions: Mapping[str, Session],
+    workloads: Sequence[Workload],
+    policy: Policy,
+    rng: random.Random,
+    progress: Progress,
+    *,
+    on_round: Callable[[int, list[tuple[str, float]]], None],
+    on_done: Callable[[Measurement], None],
+    on_failed: Callable[[str, DeviceError], None],
+    report: Callable[[float, float, str], None],
+) -> None:
+    """Time `workloads` in rounds until each is done or the budget is spent.
+
+    `on_round(round, [(key, seconds), ...])` and `on_done(measurement)` are called as things finish, so that a kill
+    loses at most the round under way. When the budget is spent, what is left is handed to `on_done` flagged `noisy`.
+    A workload whose session raises DeviceError twice running is handed to `on_failed` and left out.
+    """
+    unfinished = {w.key: w for w in workloads if w.key in sessions}
+    finished: dict[str, Workload] = {}
+    watch = _Watch(policy)
+    with _gc_off():
+        loops = {key: warm_up(sessions[key], policy.sample_s) for key in unfinished}
+        start, rounds = time.monotonic(), 0
+        while unfinished and rounds < policy.max_rounds and time.monotonic() - start < policy.budget_s:
+            spare = max(0, min(policy.sentinels - len(unfinished), len(finished)))
+            keys = [*unfinished, *rng.sample(sorted(finished), spare)]
+            rng.shuffle(keys)
+            round_, taken = progress.next_round, []
+            for key in keys:
+                try:
+                    taken.append((key, _visit(sessions[key], loops[key])))
+                except DeviceError as error:
+                    unfinished.pop(key, None)
+                    finished.pop(key, None)
+                    on_failed(key, error)
+            for key, seconds in taken:
+                progress.add(key, round_, seconds)
+            on_round(round_, taken)
+            rounds += 1
+            factors = progress.factors()
+            for key in [k for k, _ in taken if k in unfinished]:
+                workload = unfinished[key]
+                if watch.done(key, lambda w=workload, f=factors: progress.measurement(w, f),  # type: ignore[misc]
+                              len(progress.samples[key])):
+                    on_done(progress.measurement(workload, factors))
+                    finished[key] = unfinished.pop(key)
+            spent = time.monotonic() - start
+            report(max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)), 1.0,
+                   f"round {rounds}, {len(finished)} of {len(finished) + len(unfinished)} done, "
+                   f"round factor {factors[-1]:.2f}")
+    factors = progress.factors()
+    for key, workload in unfinished.items():
+        if progress.samples.get(key):
+            measurement = progress.measurement(workload, factors)
+            noisy = half_width(measurement.corrected_s) > policy.target
+            on_done(progress.measurement(workload, factors, ("noisy",) if noisy else ()))
+
+
+def _visit(session: Session, loops: int) -> float:
+    """One sample: an untimed inference that brings the data in, then a timed batch. One retry on a DeviceError."""
+    for attempt in (0, 1):
+        try:
+            session.time_s(1)
+            return session.time_s(loops) / loops
+        except DeviceError:
+            if attempt:
+                raise
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _gc_off() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,72 @@
+"""Statistics of timings and of predictions: pure functions on numpy arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+Z95_HALF = 0.98  # 1.96 / 2: ranks n/2 -+ 0.98 sqrt(n) hold the median with 95 % (binomial, normal approximation)
+MIN_FOR_CI = 6  # below this, not even the whole range of the sample holds the median with 95 % (2 * 0.5^n)
+
+
+def median_ci(samples: Floats) -> tuple[float, float]:
+    """95 % confidence interval of the median by order statistics; no assumption on the distribution.
+
+    Ranks n/2 -+ 0.98 sqrt(n), rounded outward. Fewer than 6 samples: (-inf, inf), for no interval has that confidence.
+    """
+    n = len(samples)
+    if n < MIN_FOR_CI:
+        return -math.inf, math.inf
+    ordered = np.sort(samples)
+    low = max(math.floor(n / 2 - Z95_HALF * math.sqrt(n)), 1)
+    high = min(math.ceil(1 + n / 2 + Z95_HALF * math.sqrt(n)), n)
+    return float(ordered[low - 1]), float(ordered[high - 1])
+
+
+def half_width(samples: Floats) -> float:
+    """Half the width of `median_ci` as a fraction of the median; inf where there is no interval."""
+    low, high = median_ci(samples)
+    return (high - low) / 2 / float(np.median(samples))
+
+
+def round_factors(samples_WR: Floats, min_workloads: int = 8) -> Floats:
+    """What hit all workloads of a round at once: (R,) factors with median 1.
+
+    `samples_WR` holds seconds of W workloads in R rounds, NaN where a workload was not visited. The factor of a round
+    is the median over its workloads of sample / that workload's median, iterated until the medians are those of the
+    corrected samples. A round with fewer than `min_workloads` says nothing of a common factor: 1.
+    """
+    factors = np.ones(samples_WR.shape[1])
+    judged = (~np.isnan(samples_WR)).sum(axis=0) >= min_workloads
+    if not judged.any():
+        return factors
+    for _ in range(4):
+        medians_W = np.nanmedian(samples_WR / factors, axis=1, keepdims=True)
+        factors[judged] = np.nanmedian(samples_WR[:, judged] / medians_W, axis=0)
+        factors[judged] /= np.median(factors[judged])
+    return factors
+
+
+def half_to_half(samples: Floats) -> float:
+    """(median of the second half of the samples) / (median of the first half) - 1: drift, and the noise floor."""
+    n = len(samples)
+    return float(np.median(samples[n // 2:]) / np.median(samples[: n // 2]) - 1) if n >= 2 else 0.0
+
+
+def mape(predicted: Floats, measured: Floats) -> float:
+    """Mean absolute error as a fraction of the measured value."""
+    return float(np.mean(np.abs(predicted - measured) / measured))
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Rank correlation; ties take their mean rank. 0 where one side is constant."""
+    from scipy.stats import rankdata
+
+    ranks_a, ranks_b = rankdata(a), rankdata(b)
+    if np.ptp(ranks_a) == 0 or np.ptp(ranks_b) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks_a, ranks_b)[0, 1])
