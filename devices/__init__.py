@@ -20,7 +20,9 @@ def find(name: str) -> DeviceSpec:
     if name.endswith(".toml"):
         return read(Path(name))
     if name not in names():
-        raise UserError(f"unknown device '{name}': {did_you_mean(name, names())}known: {', '.join(names())}, or FILE.toml")
+        raise UserError(
+            f"unknown device '{name}': {did_you_mean(name, names())}known: {', '.join(names())}, or FILE.toml"
+        )
     return read(SPECS / f"{name}.toml")
 
 

@@ -33,10 +33,20 @@ def export_onnx(module: nn.Module, input_shape: tuple[int, ...], path: Path | No
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(module.eval(), (torch.zeros(input_shape),), buffer, dynamo=False, opset_version=OPSET,
-                              input_names=["input"], output_names=["output"], do_constant_folding=True)
+            torch.onnx.export(
+                module.eval(),
+                (torch.zeros(input_shape),),
+                buffer,  # type: ignore[arg-type]  # the TorchScript exporter writes to files in memory too
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                do_constant_folding=True,
+            )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise DeviceError(f"export to ONNX failed for {getattr(module, 'key', type(module).__name__)}: {error}") from error
+        raise DeviceError(
+            f"export to ONNX failed for {getattr(module, 'key', type(module).__name__)}: {error}"
+        ) from error
     finally:
         module.train(was_training)
     model = buffer.getvalue()
@@ -61,7 +71,8 @@ class OnnxCpuSession:
         self._binding = self._session.io_binding()
         # Random input: zeros would let denormal handling and branchy kernels look better than they are.
         self._input = ort.OrtValue.ortvalue_from_numpy(
-            np.random.default_rng(0).standard_normal(input_shape, dtype=np.float32))
+            np.random.default_rng(0).standard_normal(input_shape, dtype=np.float32)
+        )
         self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
         for output in self._session.get_outputs():
             value = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
@@ -95,7 +106,9 @@ class OnnxCpu:
         try:
             import onnxruntime as ort
         except ImportError as error:
-            raise DeviceUnavailable(f"device {spec.name} needs onnxruntime ({error}); pip install onnxruntime") from None
+            raise DeviceUnavailable(
+                f"device {spec.name} needs onnxruntime ({error}); pip install onnxruntime"
+            ) from None
         self._ort = ort
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> OnnxCpuSession:

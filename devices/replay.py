@@ -53,8 +53,9 @@ class ReplaySession:
 class ReplayDevice:
     """Plays `seconds_of(key)` for a module whose attribute `key` names it."""
 
-    def __init__(self, seconds_of: Callable[[str], float], script: Script | None = None, seed: int = 0,
-                 name: str = "replay") -> None:
+    def __init__(
+        self, seconds_of: Callable[[str], float], script: Script | None = None, seed: int = 0, name: str = "replay"
+    ) -> None:
         self.name, self._seconds_of, self._script = name, seconds_of, script or Script()
         self._rng = random.Random(seed)
         self._sigma = math.sqrt(math.log1p(self._script.noise_cv**2))

@@ -26,7 +26,7 @@ class DeviceSpec:
     description: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def option(self, name: str, default: int | str | bool) -> Any:
+    def option(self, name: str, default: int | float | str | bool) -> Any:
         """Option `name` with the type of `default`. Raises SpecError where the file holds another type."""
         value = self.options.get(name, default)
         if type(value) is not type(default):
@@ -37,8 +37,10 @@ class DeviceSpec:
         """Raise SpecError for an option that the runtime does not know: nothing is ignored in silence."""
         for name in self.options:
             if name not in known:
-                raise SpecError(f"{self.name}.toml: unknown option '{name}': {did_you_mean(name, known)}"
-                                f"runtime {self.runtime} has: {', '.join(known)}")
+                raise SpecError(
+                    f"{self.name}.toml: unknown option '{name}': {did_you_mean(name, known)}"
+                    f"runtime {self.runtime} has: {', '.join(known)}"
+                )
 
 
 def names() -> list[str]:

@@ -21,6 +21,10 @@ QUIET_EVERY_S = 15.0
 Report = Callable[[float, float, str], None]
 
 
+def quiet(done: float, total: float, note: str) -> None:
+    """A Report that shows nothing."""
+
+
 class Ui:
     """Human text on stdout, or on stderr where stdout carries the one line of --json."""
 
@@ -55,8 +59,13 @@ class Ui:
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-                       TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             with Progress(*columns, console=self.console) as bar:
                 task = bar.add_task(title, total=1.0, note="")
                 yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
@@ -74,9 +83,15 @@ class Ui:
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with what all CLIs have: --json, and exit 2 with one line on bad usage."""
-    made = _OneLineParser(prog=f"python -m {module}", description=description,
-                          formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    made.add_argument("--json", action="store_true", help="print one machine-readable line on stdout, human text on stderr")
+    made = _OneLineParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--json", action="store_true", help="print one machine-readable line on stdout, human text on stderr"
+    )
     return made
 
 
@@ -95,7 +110,9 @@ def run(work: Callable[[Ui, argparse.Namespace], dict[str, Any] | None], args: a
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop or 'what was finished is saved; run the same command again to go on'}", file=sys.stderr)
+        print(
+            f"interrupted: {stop or 'what was finished is saved; run the same command again to go on'}", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         return 1

@@ -36,10 +36,18 @@ def fit_gp(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
         gp.fit(x, (log_s - y_mean) / y_std)
     fitted = gp.kernel_
     return {
-        "kind": "gp", "columns": columns, "mean": mean, "scale": scale, "x": x,
+        "kind": "gp",
+        "columns": columns,
+        "mean": mean,
+        "scale": scale,
+        "x": x,
         "length": np.broadcast_to(np.asarray(fitted.k1.k2.length_scale, dtype=np.float64), (len(columns),)).copy(),
-        "amplitude": float(fitted.k1.k1.constant_value), "noise": float(fitted.k2.noise_level),
-        "alpha": np.asarray(gp.alpha_), "cholesky": np.asarray(gp.L_), "y_mean": y_mean, "y_std": y_std,
+        "amplitude": float(fitted.k1.k1.constant_value),
+        "noise": float(fitted.k2.noise_level),
+        "alpha": np.asarray(gp.alpha_),
+        "cholesky": np.asarray(gp.L_),
+        "y_mean": y_mean,
+        "y_std": y_std,
     }
 
 
@@ -53,8 +61,14 @@ def fit_ridge(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     model = Ridge(alpha=1e-3).fit(x / scale, seconds, sample_weight=1 / seconds**2)
     coef = np.asarray(model.coef_) / scale
     predicted = np.maximum(x @ coef + model.intercept_, seconds.min() / 2)
-    return {"kind": "linear", "columns": columns, "coef": coef, "intercept": float(model.intercept_),
-            "floor_s": float(seconds.min() / 2), "std": _spread(np.log(predicted) - log_s)}
+    return {
+        "kind": "linear",
+        "columns": columns,
+        "coef": coef,
+        "intercept": float(model.intercept_),
+        "floor_s": float(seconds.min() / 2),
+        "std": _spread(np.log(predicted) - log_s),
+    }
 
 
 def fit_forest(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
@@ -64,8 +78,13 @@ def fit_forest(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     columns = _varying(features_ND, list(range(len(FEATURES))))
     x = features_ND[:, columns]
     model = RandomForestRegressor(100, random_state=0).fit(x, log_s)
-    return _freeze_trees([t.tree_ for t in model.estimators_], 1 / len(model.estimators_), 0.0, columns,
-                         _spread(model.predict(x) - log_s))
+    return _freeze_trees(
+        [t.tree_ for t in model.estimators_],
+        1 / len(model.estimators_),
+        0.0,
+        columns,
+        _spread(model.predict(x) - log_s),
+    )
 
 
 def fit_boosting(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
@@ -74,14 +93,20 @@ def fit_boosting(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
 
     columns = _varying(features_ND, list(range(len(FEATURES))))
     x = features_ND[:, columns]
-    model = GradientBoostingRegressor(n_estimators=300, learning_rate=0.05, max_depth=4, subsample=0.8,
-                                      random_state=0).fit(x, log_s)
+    model = GradientBoostingRegressor(
+        n_estimators=300, learning_rate=0.05, max_depth=4, subsample=0.8, random_state=0
+    ).fit(x, log_s)
     base = float(np.asarray(model.init_.constant_).ravel()[0])
-    return _freeze_trees([t[0].tree_ for t in model.estimators_], 0.05, base, columns, _spread(model.predict(x) - log_s))
+    return _freeze_trees(
+        [t[0].tree_ for t in model.estimators_], 0.05, base, columns, _spread(model.predict(x) - log_s)
+    )
 
 
 CANDIDATES: dict[str, Fit] = {
-    "gaussian_process": fit_gp, "ridge": fit_ridge, "random_forest": fit_forest, "gradient_boosting": fit_boosting,
+    "gaussian_process": fit_gp,
+    "ridge": fit_ridge,
+    "random_forest": fit_forest,
+    "gradient_boosting": fit_boosting,
 }
 
 
@@ -104,12 +129,19 @@ def _freeze_trees(trees: list[Any], factor: float, base: float, columns: Any, st
         return np.concatenate([getattr(t, name) for t in trees])
 
     def children(name: str) -> Any:
-        return np.concatenate([np.where(getattr(t, name) >= 0, getattr(t, name) + o, -1)
-                               for t, o in zip(trees, offsets, strict=True)]).astype(np.int32)
+        return np.concatenate(
+            [np.where(getattr(t, name) >= 0, getattr(t, name) + o, -1) for t, o in zip(trees, offsets, strict=True)]
+        ).astype(np.int32)
 
     return {
-        "kind": "trees", "columns": columns, "base": base, "roots": offsets.astype(np.int32), "std": std,
-        "left": children("children_left"), "right": children("children_right"),
-        "feature": joined("feature").astype(np.int32), "threshold": joined("threshold"),
+        "kind": "trees",
+        "columns": columns,
+        "base": base,
+        "roots": offsets.astype(np.int32),
+        "std": std,
+        "left": children("children_left"),
+        "right": children("children_right"),
+        "feature": joined("feature").astype(np.int32),
+        "threshold": joined("threshold"),
         "value": np.concatenate([t.value[:, 0, 0] for t in trees]) * factor,
     }

@@ -11,8 +11,21 @@ from latency.ops import MBConv, Op
 from latency.stats import Floats
 
 #: What a Gaussian process on logs sees: sizes, channels, kernel, expansion, stride, shortcut, ...
-SHAPE = ("log_height", "log_width", "log_in", "log_out", "log_expand", "log_kernel", "log_stride", "shortcut", "se",
-         "hswish", "log_groups", "log_dilation", "log_batch")
+SHAPE = (
+    "log_height",
+    "log_width",
+    "log_in",
+    "log_out",
+    "log_expand",
+    "log_kernel",
+    "log_stride",
+    "shortcut",
+    "se",
+    "hswish",
+    "log_groups",
+    "log_dilation",
+    "log_batch",
+)
 #: What the op computes and moves.
 WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
 FEATURES = SHAPE + WORK
@@ -23,13 +36,30 @@ DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "
 
 def features(op: Op) -> Floats:
     """(len(FEATURES),) the features of one op, in order of FEATURES."""
-    get = lambda name, default: getattr(op, name, default)  # noqa: E731
+
+    def get(name: str, default: float) -> float:
+        return float(getattr(op, name, default))
+
     expand = op.mid_channels / op.in_channels if isinstance(op, MBConv) else 1.0
     depthwise = sum(k.macs for k in kernels(op) if k.kind == "depthwise")
-    log = np.log(np.array([
-        op.height, op.width, op.in_channels, op.out_channels, expand, get("kernel", 1), get("stride", 1),
-        get("groups", 1), get("dilation", 1), op.batch], dtype=np.float64))
-    shape = [*log[:7], float(get("shortcut", 0)), float(get("se", 0)), float(get("act", "") == "hswish"), *log[7:]]
+    log = np.log(
+        np.array(
+            [
+                op.height,
+                op.width,
+                op.in_channels,
+                op.out_channels,
+                expand,
+                get("kernel", 1),
+                get("stride", 1),
+                get("groups", 1),
+                get("dilation", 1),
+                op.batch,
+            ],
+            dtype=np.float64,
+        )
+    )
+    shape = [*log[:7], get("shortcut", 0), get("se", 0), float(getattr(op, "act", "") == "hswish"), *log[7:]]
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
     return np.array([*shape, *work], dtype=np.float64)
 

@@ -6,12 +6,14 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from devices.errors import UserError
 from latency import frozen
+from latency.console import Report, quiet
 from latency.estimators import CANDIDATES, Fit
 from latency.features import discrete_values, feature_matrix
 from latency.flops import macs
@@ -47,8 +49,12 @@ class OpFit:
     op_mape: float | None  # of the chosen models, over all left-out ops; None: every kind is look-up only
 
 
-def fit_ops(observations: Sequence[Observation], folds: int, candidates: dict[str, Fit] = CANDIDATES,
-            report: Callable[[float, float, str], None] = lambda done, total, note: None) -> OpFit:
+def fit_ops(
+    observations: Sequence[Observation],
+    folds: int,
+    candidates: dict[str, Fit] = CANDIDATES,
+    report: Report = quiet,
+) -> OpFit:
     """Choose and fit a model for each kind of op; `folds` 0 leaves one op out at a time.
 
     A fold's hyper-parameters come from the other folds alone. Raises FitError where there is nothing to fit.
@@ -66,8 +72,10 @@ def fit_ops(observations: Sequence[Observation], folds: int, candidates: dict[st
         log_var = np.array([(o.stderr_s / o.seconds) ** 2 for o in mine])
         model = None
         if len(mine) >= MIN_OPS:
-            left_out = {c: _left_out(fit, x, seconds, log_var, folds, lambda d, t, c=c: report(d, t, f"{name}: {c}"))  # type: ignore[misc]
-                        for c, fit in candidates.items()}
+            left_out = {
+                c: _left_out(fit, x, seconds, log_var, folds, partial(_noted, report, f"{name}: {c}"))
+                for c, fit in candidates.items()
+            }
             cv[name] = {c: mape(predicted, seconds) for c, predicted in left_out.items()}
             chosen[name] = min(cv[name], key=lambda c: cv[name][c])
             errors.append(np.abs(left_out[chosen[name]] - seconds) / seconds)
@@ -83,8 +91,13 @@ def fit_ops(observations: Sequence[Observation], folds: int, candidates: dict[st
     return OpFit(kinds, chosen, cv, float(np.mean(np.concatenate(errors))) if errors else None)
 
 
-def _left_out(fit: Fit, x: Floats, seconds: Floats, log_var: Floats, folds: int,
-              report: Callable[[float, float], None]) -> Floats:
+def _noted(report: Report, note: str, done: float, total: float) -> None:
+    report(done, total, note)
+
+
+def _left_out(
+    fit: Fit, x: Floats, seconds: Floats, log_var: Floats, folds: int, report: Callable[[float, float], None]
+) -> Floats:
     """(n,) seconds of each op, predicted by a model that never saw it."""
     n = len(seconds)
     order = np.random.default_rng(0).permutation(n)
@@ -106,8 +119,9 @@ def fit_network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> t
     """
     sigma = np.hypot(stderr_s / measured_s, 0.005) * measured_s
     typical = float(measured_s.mean())
-    design = np.vstack([np.column_stack([np.ones_like(sums_s), sums_s]) / sigma[:, None],
-                        [[1 / (0.1 * typical), 0.0], [0.0, 1 / 0.3]]])
+    design = np.vstack(
+        [np.column_stack([np.ones_like(sums_s), sums_s]) / sigma[:, None], [[1 / (0.1 * typical), 0.0], [0.0, 1 / 0.3]]]
+    )
     target = np.concatenate([measured_s / sigma, [0.0, 1 / 0.3]])
     (constant, scale), *_ = np.linalg.lstsq(design, target, rcond=None)
     return float(constant), float(scale)
@@ -122,8 +136,14 @@ def split_networks(networks: Sequence[Observation]) -> tuple[list[Observation], 
     return [networks[i] for i in sorted(order[n_test:])], [networks[i] for i in sorted(order[:n_test])]
 
 
-def fit_predictor(device: str, observations: Sequence[Observation], *, folds: int = 10, provenance: dict[str, Any],
-                  report: Callable[[float, float, str], None] = lambda done, total, note: None) -> LatencyPredictor:
+def fit_predictor(
+    device: str,
+    observations: Sequence[Observation],
+    *,
+    folds: int = 10,
+    provenance: dict[str, Any],
+    report: Report = quiet,
+) -> LatencyPredictor:
     """Fit F on the ops and the network level on 60 % of the networks; the errors on the others go into provenance.
 
     Provenance gains `errors`: op_mape (cross-validated), network_mape, network_spearman, noise_floor, baselines.
@@ -133,17 +153,28 @@ def fit_predictor(device: str, observations: Sequence[Observation], *, folds: in
     op_fit = fit_ops(ops, folds, report=report)
     predictor = _with_networks(LatencyPredictor(device, op_fit.kinds), fit_nets)
     errors: dict[str, Any] = {
-        "op_mape": op_fit.op_mape, "cv": op_fit.cv_mape, "model": op_fit.chosen, "folds": folds,
-        "ops": len(ops), "networks_fit": len(fit_nets), "networks_test": len(test_nets),
-        "network_mape": None, "network_spearman": None, "noise_floor": None, "baselines": {},
+        "op_mape": op_fit.op_mape,
+        "cv": op_fit.cv_mape,
+        "model": op_fit.chosen,
+        "folds": folds,
+        "ops": len(ops),
+        "networks_fit": len(fit_nets),
+        "networks_test": len(test_nets),
+        "network_mape": None,
+        "network_spearman": None,
+        "noise_floor": None,
+        "baselines": {},
     }
     if test_nets:
         measured = np.array([o.seconds for o in test_nets])
         predicted = np.array([predictor.network_s(o.ops)[0] for o in test_nets])
-        errors |= {"network_mape": mape(predicted, measured), "network_spearman": spearman(predicted, measured),
-                   "noise_floor": float(np.mean([abs(o.drift) for o in test_nets])),
-                   "baselines": _baselines(ops, fit_nets, test_nets),
-                   "test": [[float(p), float(m)] for p, m in zip(predicted, measured, strict=True)]}
+        errors |= {
+            "network_mape": mape(predicted, measured),
+            "network_spearman": spearman(predicted, measured),
+            "noise_floor": float(np.mean([abs(o.drift) for o in test_nets])),
+            "baselines": _baselines(ops, fit_nets, test_nets),
+            "test": [[float(p), float(m)] for p, m in zip(predicted, measured, strict=True)],
+        }
         predictor = replace(predictor, network_rel_std=float(np.std(measured / predicted - 1) or 1e-6))
     return replace(predictor, provenance={**provenance, "errors": errors, "software": software()})
 
@@ -158,12 +189,16 @@ def _with_networks(predictor: LatencyPredictor, networks: Sequence[Observation])
 
 
 def _sums(predictor: LatencyPredictor, networks: Sequence[Observation]) -> tuple[Floats, Floats, Floats]:
-    return (np.array([float(predictor.predict_s(o.ops).sum()) for o in networks]),
-            np.array([o.seconds for o in networks]), np.array([o.stderr_s for o in networks]))
+    return (
+        np.array([float(predictor.predict_s(o.ops).sum()) for o in networks]),
+        np.array([o.seconds for o in networks]),
+        np.array([o.stderr_s for o in networks]),
+    )
 
 
-def _baselines(ops: Sequence[Observation], fit_nets: Sequence[Observation],
-               test_nets: Sequence[Observation]) -> dict[str, dict[str, float]]:
+def _baselines(
+    ops: Sequence[Observation], fit_nets: Sequence[Observation], test_nets: Sequence[Observation]
+) -> dict[str, dict[str, float]]:
     """The same test networks by: the plain sum of measured ops, a line on FLOPs, a random forest per op."""
     table = {o.ops[0]: o.seconds for o in ops}
     measured = np.array([o.seconds for o in test_nets])
@@ -176,7 +211,7 @@ def _baselines(ops: Sequence[Observation], fit_nets: Sequence[Observation],
 
     if len(fit_nets) >= 2:
         line = np.polyfit(work(fit_nets), [o.seconds for o in fit_nets], 1)
-        found["flops_line"] = np.polyval(line, work(test_nets))
+        found["flops_line"] = np.asarray(np.polyval(line, work(test_nets)), dtype=np.float64)
     forest = fit_ops(ops, 2, {"random_forest": CANDIDATES["random_forest"]})
     by_forest = _with_networks(LatencyPredictor("baseline", forest.kinds), fit_nets)
     found["random_forest"] = np.array([by_forest.network_s(o.ops)[0] for o in test_nets])
@@ -188,5 +223,9 @@ def software() -> dict[str, str]:
     import scipy
     import sklearn
 
-    return {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__,
-            "scipy": scipy.__version__}
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        "scipy": scipy.__version__,
+    }

@@ -40,8 +40,10 @@ def kernels(op: Op) -> tuple[Kernel, ...]:
             return (_conv(kind, c_in, c_out, h, w, op.kernel, op.stride, op.groups),)
         case SepConv():
             _, _, h_out, w_out = op.output_shape
-            return (_conv("depthwise", c_in, c_in, h, w, op.kernel, op.stride, c_in),
-                    _conv("pointwise", c_in, c_out, h_out, w_out, 1, 1))
+            return (
+                _conv("depthwise", c_in, c_in, h, w, op.kernel, op.stride, c_in),
+                _conv("pointwise", c_in, c_out, h_out, w_out, 1, 1),
+            )
         case Pool():
             _, _, h_out, w_out = op.output_shape
             return (Kernel("pool", c_in * h_out * w_out * op.kernel**2, c_in * h * w, c_out * h_out * w_out, 0),)
@@ -54,7 +56,9 @@ def kernels(op: Op) -> tuple[Kernel, ...]:
             found.append(_conv("depthwise", mid, mid, h, w, op.kernel, op.stride, mid))
             if op.se:
                 squeezed = squeeze_width(mid)
-                found.append(Kernel("linear", 2 * mid * squeezed, mid * h_out * w_out, mid, 2 * mid * squeezed + squeezed + mid))
+                found.append(
+                    Kernel("linear", 2 * mid * squeezed, mid * h_out * w_out, mid, 2 * mid * squeezed + squeezed + mid)
+                )
             found.append(_conv("pointwise", mid, c_out, h_out, w_out, 1, 1, op.groups))
             return tuple(found)
     raise TypeError(f"no kernels for {type(op).__name__}")

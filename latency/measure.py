@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from devices.base import DeviceError, Session
+from latency.console import Report
 from latency.stats import Floats, half_to_half, half_width, median_ci, round_factors
 
 if TYPE_CHECKING:
-    from devices.base import Device
     from torch import nn
+
+    from devices.base import Device
 
 
 @dataclass(frozen=True)
@@ -93,23 +95,24 @@ class Progress:
         self.samples.setdefault(key, []).append((round_, seconds))
         self.next_round = max(self.next_round, round_ + 1)
 
-    def factors(self) -> Floats:
-        """(next_round,) the factor of every round so far, from all workloads."""
-        matrix = np.full((max(len(self.samples), 1), self.next_round), np.nan)
-        for row, pairs in zip(matrix, self.samples.values(), strict=False):
+    def factors(self) -> dict[str, Floats]:
+        """key -> (n,) the factor that applies to each of its samples, from the other workloads of the round."""
+        matrix = np.full((len(self.samples), self.next_round), np.nan)
+        for row, pairs in zip(matrix, self.samples.values(), strict=True):
             for round_, seconds in pairs:
                 row[round_] = seconds
-        return round_factors(matrix)
+        factors = round_factors(matrix)
+        return {
+            key: row[[r for r, _ in pairs]] for row, (key, pairs) in zip(factors, self.samples.items(), strict=True)
+        }
 
     def measurement(self, workload: Workload, factors: Floats, flags: tuple[str, ...] = ()) -> Measurement:
-        """The outcome for `workload` as it stands."""
-        rounds = np.array([r for r, _ in self.samples[workload.key]], dtype=np.int64)
+        """The outcome for `workload` as it stands; `factors` are its own."""
         seconds = np.array([s for _, s in self.samples[workload.key]])
-        return Measurement(workload.key, workload.kind, seconds, factors[rounds], flags)
+        return Measurement(workload.key, workload.kind, seconds, factors, flags)
 
 
-def prepare(device: Device, workloads: Sequence[Workload],
-            report: Callable[[float, float, str], None]) -> tuple[dict[str, Session], dict[str, str]]:
+def prepare(device: Device, workloads: Sequence[Workload], report: Report) -> tuple[dict[str, Session], dict[str, str]]:
     """Open a session for every workload. Returns sessions by key, and by key why a workload has none."""
     sessions: dict[str, Session] = {}
     failed: dict[str, str] = {}
@@ -144,13 +147,16 @@ class _Watch:
         self._next: dict[str, int] = {}
         self._held: set[str] = set()
 
-    def done(self, key: str, measurement: Callable[[], Measurement], n: int) -> bool:
-        at = self._next.setdefault(key, self.policy.min_samples)
-        if n < at:
-            return False
-        while self._next[key] <= n:
+    def due(self, key: str, n: int) -> bool:
+        """Whether the interval of `key` is to be looked at now that it has `n` samples."""
+        return n >= self._next.setdefault(key, self.policy.min_samples)
+
+    def done(self, measurement: Measurement) -> bool:
+        """Look at the interval: True where it is narrow for the second time running."""
+        key = measurement.key
+        while self._next[key] <= len(measurement.samples_s):
             self._next[key] = math.ceil(self._next[key] * self.policy.growth)
-        if half_width(measurement().corrected_s) > self.policy.target:
+        if half_width(measurement.corrected_s) > self.policy.target:
             self._held.discard(key)
             return False
         if key in self._held:
@@ -169,7 +175,7 @@ def run_rounds(
     on_round: Callable[[int, list[tuple[str, float]]], None],
     on_done: Callable[[Measurement], None],
     on_failed: Callable[[str, DeviceError], None],
-    report: Callable[[float, float, str], None],
+    report: Report,
 ) -> None:
     """Time `workloads` in rounds until each is done or the budget is spent.
 
@@ -199,23 +205,25 @@ def run_rounds(
                 progress.add(key, round_, seconds)
             on_round(round_, taken)
             rounds += 1
-            factors = progress.factors()
-            for key in [k for k, _ in taken if k in unfinished]:
-                workload = unfinished[key]
-                if watch.done(key, lambda w=workload, f=factors: progress.measurement(w, f),  # type: ignore[misc]
-                              len(progress.samples[key])):
-                    on_done(progress.measurement(workload, factors))
+            due = [k for k, _ in taken if k in unfinished and watch.due(k, len(progress.samples[k]))]
+            factors = progress.factors() if due else {}
+            for key in due:
+                measurement = progress.measurement(unfinished[key], factors[key])
+                if watch.done(measurement):
+                    on_done(measurement)
                     finished[key] = unfinished.pop(key)
             spent = time.monotonic() - start
-            report(max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)), 1.0,
-                   f"round {rounds}, {len(finished)} of {len(finished) + len(unfinished)} done, "
-                   f"round factor {factors[-1]:.2f}")
+            report(
+                max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)),
+                1.0,
+                f"round {rounds}, {len(finished)} of {len(finished) + len(unfinished)} done",
+            )
     factors = progress.factors()
     for key, workload in unfinished.items():
         if progress.samples.get(key):
-            measurement = progress.measurement(workload, factors)
+            measurement = progress.measurement(workload, factors[key])
             noisy = half_width(measurement.corrected_s) > policy.target
-            on_done(progress.measurement(workload, factors, ("noisy",) if noisy else ()))
+            on_done(progress.measurement(workload, factors[key], ("noisy",) if noisy else ()))
 
 
 def _visit(session: Session, loops: int) -> float:

@@ -44,8 +44,11 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         squeezed = squeeze_width(channels)
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), nn.ReLU(),
-            nn.Conv2d(squeezed, channels, 1), nn.Hardsigmoid(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Hardsigmoid(),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,8 +100,16 @@ def _sepconv(op: SepConv) -> nn.Module:
     pad = op.dilation * (op.kernel // 2)
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(op.in_channels, op.in_channels, op.kernel, op.stride, pad, dilation=op.dilation,
-                  groups=op.in_channels, bias=False),
+        nn.Conv2d(
+            op.in_channels,
+            op.in_channels,
+            op.kernel,
+            op.stride,
+            pad,
+            dilation=op.dilation,
+            groups=op.in_channels,
+            bias=False,
+        ),
         nn.Conv2d(op.in_channels, op.out_channels, 1, bias=False),
         nn.BatchNorm2d(op.out_channels, eps=BN_EPS, momentum=BN_MOMENTUM),
     )
@@ -123,8 +134,9 @@ def build(op: Op) -> nn.Module:
     """
     match op:
         case Conv2d():
-            module: nn.Module = nn.Sequential(*_conv_bn_act(
-                op.in_channels, op.out_channels, op.kernel, op.stride, op.groups, op.act))
+            module: nn.Module = nn.Sequential(
+                *_conv_bn_act(op.in_channels, op.out_channels, op.kernel, op.stride, op.groups, op.act)
+            )
         case MBConv():
             module = _mbconv(op)
         case SepConv():

@@ -9,7 +9,6 @@ field added later leaves old keys as they are. Standard library only.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,9 +55,12 @@ class Op:
             raise OpError(f"{type(self).__name__}: kernel={kernel} is even; padding keeps sizes only for odd kernels")
         groups = getattr(self, "groups", 1)
         if self.in_channels % groups or self.out_channels % groups:
-            raise OpError(f"{type(self).__name__}: groups={groups} divides not {self.in_channels} -> {self.out_channels}")
+            raise OpError(
+                f"{type(self).__name__}: groups={groups} divides not {self.in_channels} -> {self.out_channels}"
+            )
         if getattr(self, "shortcut", 0) and (self.in_channels, self.output_shape[2:]) != (
-            self.out_channels, (self.height, self.width),
+            self.out_channels,
+            (self.height, self.width),
         ):
             raise OpError(f"{type(self).__name__}: a shortcut needs stride 1 and as many channels out as in")
 
@@ -156,12 +158,15 @@ class Identity(Op):
 KINDS: dict[str, type[Op]] = {c.__name__: c for c in (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity)}
 _FLAGS = ("shortcut", "se")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "act": ACTIVATIONS, "dtype": DTYPES, "pool": POOLS, "shortcut": (0, 1), "se": (0, 1),
+    "act": ACTIVATIONS,
+    "dtype": DTYPES,
+    "pool": POOLS,
+    "shortcut": (0, 1),
+    "se": (0, 1),
 }
 _TEXT = re.compile(r"(\w+)\(([^()]*)\)")
 
 
-@functools.cache
 def _ordered_fields(kind: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
     """Required fields first, then optional ones, each in order of declaration."""
     fields = dataclasses.fields(kind)
@@ -169,8 +174,7 @@ def _ordered_fields(kind: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _text_fields(op: Op) -> list[tuple[str, Any]]:
-    pairs = [(f, getattr(op, f.name)) for f in _ordered_fields(type(op))]
-    return [(f.name, value) for f, value in pairs if value != f.default]
+    return [(f.name, getattr(op, f.name)) for f in _ordered_fields(type(op)) if getattr(op, f.name) != f.default]
 
 
 def parse_op(text: str) -> Op:
@@ -219,11 +223,29 @@ def squeeze_width(channels: int) -> int:
     return max(8, (channels // 4 + 4) // 8 * 8)
 
 
-def mbconv(in_channels: int, out_channels: int, size: int, *, kernel: int, stride: int, expand: int,
-           batch: int = 1, dtype: str = "fp32", **more: Any) -> MBConv:
+def mbconv(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    *,
+    kernel: int,
+    stride: int,
+    expand: int,
+    batch: int = 1,
+    dtype: str = "fp32",
+    **more: Any,
+) -> MBConv:
     """MBConv on a square map by its expansion ratio; the shortcut is there whenever shapes allow it."""
     return MBConv(
-        in_channels=in_channels, out_channels=out_channels, height=size, width=size, kernel=kernel, stride=stride,
-        mid_channels=in_channels * expand, shortcut=int(stride == 1 and in_channels == out_channels),
-        batch=batch, dtype=dtype, **more,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        height=size,
+        width=size,
+        kernel=kernel,
+        stride=stride,
+        mid_channels=in_channels * expand,
+        shortcut=int(stride == 1 and in_channels == out_channels),
+        batch=batch,
+        dtype=dtype,
+        **more,
     )

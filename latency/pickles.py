@@ -12,9 +12,12 @@ from latency.files import write_atomically
 
 # What numpy arrays and scalars need to come back; the module moved between numpy 1 and 2.
 _ADMITTED = {
-    ("numpy", "ndarray"), ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
 }
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -26,8 +29,10 @@ class PickleError(UserError):
 class _DataOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
-            raise PickleError(f"it asks for {module}.{name}, which a file of plain data never does; nothing was run. "
-                              "Do not trust where it came from")
+            raise PickleError(
+                f"it asks for {module}.{name}, which a file of plain data never does; nothing was run. "
+                "Do not trust where it came from"
+            )
         return super().find_class(module, name)
 
 

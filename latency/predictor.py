@@ -98,13 +98,17 @@ class LatencyPredictor:
             return []
         x = feature_matrix([op])[0]
         slack = 1e-9
-        return [n for i, n in enumerate(FEATURES) if n in SHAPE and not kind.low[i] - slack <= x[i] <= kind.high[i] + slack]
+        return [
+            n for i, n in enumerate(FEATURES) if n in SHAPE and not kind.low[i] - slack <= x[i] <= kind.high[i] + slack
+        ]
 
     def _require(self, op: Op) -> None:
         problem = self._problem(op)
         if problem is not None:
-            raise UnsupportedOp(f"{op}: {self.path} {problem}; "
-                                f"profile it with python -m latency.profile --device {self.device} --space ...")
+            raise UnsupportedOp(
+                f"{op}: {self.path} {problem}; "
+                f"profile it with python -m latency.profile --device {self.device} --space ..."
+            )
 
     def _problem(self, op: Op) -> str | None:
         kind = self.kinds.get(type(op).__name__)
@@ -119,12 +123,30 @@ class LatencyPredictor:
 
     def save(self, path: Path) -> None:
         """Write `tables/NAME.pkl`: builtins and numpy arrays only, with a schema version."""
-        kinds = {name: {"model": k.model, "known": {op: list(v) for op, v in k.known.items()}, "discrete": k.discrete,
-                        "low": k.low, "high": k.high} for name, k in self.kinds.items()}
-        pickles.dump(path, {
-            "format": "metronome-nas latency predictor", "schema": SCHEMA, "features": list(FEATURES),
-            "device": self.device, "kinds": kinds, "constant_s": self.constant_s, "scale": self.scale,
-            "network_rel_std": self.network_rel_std, "provenance": self.provenance})
+        kinds = {
+            name: {
+                "model": k.model,
+                "known": {op: list(v) for op, v in k.known.items()},
+                "discrete": k.discrete,
+                "low": k.low,
+                "high": k.high,
+            }
+            for name, k in self.kinds.items()
+        }
+        pickles.dump(
+            path,
+            {
+                "format": "metronome-nas latency predictor",
+                "schema": SCHEMA,
+                "features": list(FEATURES),
+                "device": self.device,
+                "kinds": kinds,
+                "constant_s": self.constant_s,
+                "scale": self.scale,
+                "network_rel_std": self.network_rel_std,
+                "provenance": self.provenance,
+            },
+        )
 
 
 def load_predictor(path: Path | str) -> LatencyPredictor:
@@ -132,14 +154,26 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
     path = Path(path)
     content = pickles.load(path)
     if content.get("schema") != SCHEMA or "kinds" not in content:
-        raise PredictorError(f"{path}: not a latency predictor of schema {SCHEMA}; fit it anew with python -m latency.fit")
+        raise PredictorError(
+            f"{path}: not a latency predictor of schema {SCHEMA}; fit it anew with python -m latency.fit"
+        )
     if content.get("features") != list(FEATURES):
         raise PredictorError(f"{path}: fitted on another feature table; fit it anew with python -m latency.fit")
     try:
         kinds = {
-            name: KindModel(k["model"], {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], k["low"], k["high"])
-            for name, k in content["kinds"].items()}
-        return LatencyPredictor(content["device"], kinds, content["constant_s"], content["scale"],
-                                content["network_rel_std"], content["provenance"], str(path))
+            name: KindModel(
+                k["model"], {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], k["low"], k["high"]
+            )
+            for name, k in content["kinds"].items()
+        }
+        return LatencyPredictor(
+            content["device"],
+            kinds,
+            content["constant_s"],
+            content["scale"],
+            content["network_rel_std"],
+            content["provenance"],
+            str(path),
+        )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise PredictorError(f"{path}: damaged: {type(error).__name__} {error}") from None

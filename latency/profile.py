@@ -15,6 +15,7 @@ from latency.console import Ui, ms, parser, run
 if TYPE_CHECKING:
     from devices.base import Device, DeviceError
     from latency.measure import Measurement, Policy, Progress, Workload
+    from latency.ops import Op
     from latency.space import SearchSpace
     from latency.table import LatencyTable, Row
 
@@ -37,20 +38,35 @@ def workloads(space: SearchSpace, networks: int, seed: int) -> list[Workload]:
     from latency.modules import build, build_network
     from latency.ops import network_text
 
-    found = [Workload(str(op), "op", lambda op=op: build(op), op.input_shape)  # type: ignore[misc]
-             for op in space.unique_ops()]
+    found = [
+        Workload(str(op), "op", lambda op=op: build(op), op.input_shape)  # type: ignore[misc]
+        for op in space.unique_ops()
+    ]
     if space.n_networks < 2 * networks:
-        raise UserError(f"space '{space.name}' holds only {space.n_networks} networks: --networks {networks} is too many")
-    rng, chains = random.Random(seed), dict.fromkeys(())
+        raise UserError(
+            f"space '{space.name}' holds only {space.n_networks} networks: --networks {networks} is too many"
+        )
+    rng = random.Random(seed)
+    chains: dict[tuple[Op, ...], None] = {}
     while len(chains) < networks:
         chains[space.random(rng).kernel_ops] = None
-    found += [Workload(network_text(ops), "network", lambda ops=ops: build_network(ops), space.input_shape)  # type: ignore[misc]
-              for ops in chains]
+    found += [
+        Workload(network_text(ops), "network", lambda ops=ops: build_network(ops), space.input_shape)  # type: ignore[misc]
+        for ops in chains
+    ]
     return found
 
 
-def profile(device: Device, space: SearchSpace, table: LatencyTable, policy: Policy, *, networks: int = 60,
-            seed: int = 0, ui: Ui | None = None) -> ProfileResult:
+def profile(
+    device: Device,
+    space: SearchSpace,
+    table: LatencyTable,
+    policy: Policy,
+    *,
+    networks: int = 60,
+    seed: int = 0,
+    ui: Ui | None = None,
+) -> ProfileResult:
     """Measure `space` on `device` into `table`, going on from what the table holds already.
 
     Raises TableError where the table is of another device; UserError where the space is too small.
@@ -60,15 +76,26 @@ def profile(device: Device, space: SearchSpace, table: LatencyTable, policy: Pol
 
     ui, began = ui or Ui(), time.monotonic()
     todo = workloads(space, networks, seed)
-    session = table.start(device.describe(), {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "space": space.name, "networks": networks,
-        "seed": seed, "target": policy.target, "budget_s": policy.budget_s, "host": host_state()})
+    session = table.start(
+        device.describe(),
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "space": space.name,
+            "networks": networks,
+            "seed": seed,
+            "target": policy.target,
+            "budget_s": policy.budget_s,
+            "host": host_state(),
+        },
+    )
     have = {row.op for row in table.rows()}
     progress = _saved(table, todo)
     left = [w for w in todo if w.key not in have]
     if len(left) < len(todo) or progress.samples:
-        ui.say(f"going on: {len(todo) - len(left)} of {len(todo)} workloads are in {table.path}, "
-               f"{progress.next_round} rounds of the others are kept")
+        ui.say(
+            f"going on: {len(todo) - len(left)} of {len(todo)} workloads are in {table.path}, "
+            f"{progress.next_round} rounds of the others are kept"
+        )
     failed: dict[str, str] = {}
     if left:
         with ui.progress("preparing") as report:
@@ -81,19 +108,38 @@ def profile(device: Device, space: SearchSpace, table: LatencyTable, policy: Pol
         try:
             with ui.progress("timing") as report:
                 run_rounds(
-                    sessions, left, policy, random.Random(f"{seed}/{session}"), progress, report=report,
+                    sessions,
+                    left,
+                    policy,
+                    random.Random(f"{seed}/{session}"),
+                    progress,
+                    report=report,
                     on_round=lambda r, taken: table.append_samples(session, r, [(workload_id(k), s) for k, s in taken]),
-                    on_done=lambda m: table.append(to_row(m, session)), on_failed=on_failed)
+                    on_done=lambda m: table.append(to_row(m, session)),
+                    on_failed=on_failed,
+                )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{table.path} keeps what was measured; the same command goes on from there") from None
+            raise KeyboardInterrupt(
+                f"{table.path} keeps what was measured; the same command goes on from there"
+            ) from None
         finally:
             for opened in sessions.values():
                 opened.close()
-            table.update_session(seconds=round(time.monotonic() - began, 1), rounds=progress.next_round, failed=failed,
-                                 host_after=host_state())
+            table.update_session(
+                seconds=round(time.monotonic() - began, 1),
+                rounds=progress.next_round,
+                failed=failed,
+                host_after=host_state(),
+            )
     rows = [row for row in table.rows() if row.op in {w.key for w in todo}]
-    return ProfileResult(str(device.describe()["device"]), len(rows), sum(r.kind == "network" for r in rows),
-                         time.monotonic() - began, sum("noisy" in r.flags for r in rows), len(failed))
+    return ProfileResult(
+        str(device.describe()["device"]),
+        len(rows),
+        sum(r.kind == "network" for r in rows),
+        time.monotonic() - began,
+        sum("noisy" in r.flags for r in rows),
+        len(failed),
+    )
 
 
 def to_row(measurement: Measurement, session: int) -> Row:
@@ -106,9 +152,19 @@ def to_row(measurement: Measurement, session: int) -> Row:
     corrected = measurement.corrected_s
     if len(corrected) < 6:  # no 95 % interval exists: the range is the widest honest statement
         low, high = float(corrected.min()), float(corrected.max())
-    return Row(measurement.key, measurement.kind, len(corrected), measurement.median_s, low, high,
-               float(np.percentile(corrected, 10)), float(measurement.samples_s.min()), measurement.drift,
-               measurement.flags, session)
+    return Row(
+        measurement.key,
+        measurement.kind,
+        len(corrected),
+        measurement.median_s,
+        low,
+        high,
+        float(np.percentile(corrected, 10)),
+        float(measurement.samples_s.min()),
+        measurement.drift,
+        measurement.flags,
+        session,
+    )
 
 
 def host_state() -> dict[str, Any]:
@@ -116,9 +172,12 @@ def host_state() -> dict[str, Any]:
     import psutil
 
     frequency = psutil.cpu_freq()
-    return {"load_1min": round(psutil.getloadavg()[0], 2), "cores": psutil.cpu_count(),
-            "mhz": round(frequency.current) if frequency else None,
-            "free_gib": round(psutil.virtual_memory().available / 2**30, 1)}
+    return {
+        "load_1min": round(psutil.getloadavg()[0], 2),
+        "cores": psutil.cpu_count(),
+        "mhz": round(frequency.current) if frequency else None,
+        "free_gib": round(psutil.virtual_memory().available / 2**30, 1),
+    }
 
 
 def _saved(table: LatencyTable, todo: list[Workload]) -> Progress:
@@ -153,16 +212,25 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if args.overwrite:
         table.remove()
     policy = Policy(target=args.target_ci, budget_s=args.budget_min * 60)
-    ui.say(f"profiling '{space.name}' on {args.device}: {len(space.unique_ops())} ops and {args.networks} random networks, "
-           f"at most {args.budget_min:g} min of timing, into {table.path}")
+    ui.say(
+        f"profiling '{space.name}' on {args.device}: {len(space.unique_ops())} ops and {args.networks} random "
+        f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
+    )
     result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui)
-    ui.say(f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
-           f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
-           + (f"; {result.failed} failed, see {table.json_path}" if result.failed else ""))
+    ui.say(
+        f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
+        f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
+        + (f"; {result.failed} failed, see {table.json_path}" if result.failed else "")
+    )
     _advise(ui, table, result)
     ui.say("next: python -m latency.fit")
-    return {"device": result.device, "rows": result.rows, "networks": result.networks,
-            "seconds": round(result.seconds, 1), "noisy": result.noisy}
+    return {
+        "device": result.device,
+        "rows": result.rows,
+        "networks": result.networks,
+        "seconds": round(result.seconds, 1),
+        "noisy": result.noisy,
+    }
 
 
 def _advise(ui: Ui, table: LatencyTable, result: ProfileResult) -> None:
@@ -170,19 +238,28 @@ def _advise(ui: Ui, table: LatencyTable, result: ProfileResult) -> None:
         return
     host = table.provenance()["sessions"][-1]["host"]
     slowest = max((r for r in table.rows()), key=lambda r: r.median_s)
-    ui.say(f"many rows are noisy: load average was {host['load_1min']} on {host['cores']} cores, and one visit to every "
-           f"workload is long (the slowest takes {ms(slowest.median_s)}); quieten the machine or give a larger --budget-min")
+    ui.say(
+        f"many rows are noisy: load average was {host['load_1min']} on {host['cores']} cores, and one visit to "
+        f"every workload is long (the slowest takes {ms(slowest.median_s)}); "
+        f"quieten the machine or raise --budget-min"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    made = parser("latency.profile", "Time every candidate op of a search space, and random whole networks, on a device.")
+    made = parser(
+        "latency.profile", "Time every candidate op of a search space, and random whole networks, on a device."
+    )
     made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
     made.add_argument("--space", default="proxyless", help="a search space by name, or FILE.py:NAME")
     made.add_argument("--networks", type=int, default=60, help="random whole networks to time beside the ops")
     made.add_argument("--budget-min", type=float, default=2.0, help="minutes of timing at most")
-    made.add_argument("--target-ci", type=float, default=0.02,
-                      help="done when half the 95%% interval of the median is below this fraction of it")
+    made.add_argument(
+        "--target-ci",
+        type=float,
+        default=0.02,
+        help="done when half the 95%% interval of the median is below this fraction of it",
+    )
     made.add_argument("--seed", type=int, default=0, help="of the random networks and the order of visits")
     made.add_argument("--out", help="the table to write (default tables/DEVICE.csv)")
     made.add_argument("--overwrite", action="store_true", help="begin the table anew")

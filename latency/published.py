@@ -71,10 +71,18 @@ def _op_of(name: str, fields: dict[str, str]) -> Op:
     if name != "expanded_conv":
         raise PublishedError(f"unknown op '{name}'; known: expanded_conv, Conv, Conv_1, Conv_2, AvgPool2D, Logits")
     expand = _whole(fields["expand"])
-    return MBConv(in_channels=c_in, out_channels=c_out, height=height, width=width, kernel=_whole(fields["kernel"]),
-                  stride=_whole(fields["stride"]), mid_channels=expand if expand > _WIDEST_RATIO else expand * c_in,
-                  shortcut=_whole(fields["idskip"]), se=_whole(fields.get("se", "0")),
-                  act="hswish" if _whole(fields.get("hs", "0")) else "relu6")
+    return MBConv(
+        in_channels=c_in,
+        out_channels=c_out,
+        height=height,
+        width=width,
+        kernel=_whole(fields["kernel"]),
+        stride=_whole(fields["stride"]),
+        mid_channels=expand if expand > _WIDEST_RATIO else expand * c_in,
+        shortcut=_whole(fields["idskip"]),
+        se=_whole(fields.get("se", "0")),
+        act="hswish" if _whole(fields.get("hs", "0")) else "relu6",
+    )
 
 
 def _whole(text: str) -> int:
@@ -125,5 +133,6 @@ def _entry(key: str, value: Any) -> PublishedOp:
     if numbers["mean"] == 0 or numbers["count"] < 1:
         raise PublishedError(f"key '{key}': mean and count must be positive")
     std_ms = numbers.get("std", math.sqrt(numbers.get("var", 0.0)))
-    return PublishedOp(parse_key(key), numbers["mean"] / 1e3, std_ms / 1e3 / math.sqrt(numbers["count"]),
-                       int(numbers["count"]))
+    return PublishedOp(
+        parse_key(key), numbers["mean"] / 1e3, std_ms / 1e3 / math.sqrt(numbers["count"]), int(numbers["count"])
+    )

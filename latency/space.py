@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import random
@@ -51,10 +52,11 @@ class SearchSpace:
         if not self.choices:
             raise SpaceError(f"space '{self.name}' has no choices")
         chain = [*self.stem, *(c.candidates[0] for c in self.choices), *self.head]
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             if before.output_shape != after.input_shape:
                 raise SpaceError(
-                    f"space '{self.name}': {before} gives {before.output_shape}, but {after} takes {after.input_shape}")
+                    f"space '{self.name}': {before} gives {before.output_shape}, but {after} takes {after.input_shape}"
+                )
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -111,7 +113,12 @@ class Architecture:
 
     def to_json(self) -> str:
         """The content of architecture.json: sorted keys, so equal architectures give equal bytes."""
-        content = {"schema": SCHEMA, "space": self.space, "indices": list(self.indices), "ops": list(map(str, self.ops))}
+        content = {
+            "schema": SCHEMA,
+            "space": self.space,
+            "indices": list(self.indices),
+            "ops": list(map(str, self.ops)),
+        }
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
@@ -138,8 +145,9 @@ def load_architecture(path: Path | str) -> Architecture:
         except OpError as error:
             raise SpaceError(f"{path}: ops[{i}]: {error}") from None
         if i and parsed[i - 1].output_shape != parsed[i].input_shape:
-            raise SpaceError(f"{path}: ops[{i}] takes {parsed[i].input_shape}, "
-                             f"but ops[{i - 1}] gives {parsed[i - 1].output_shape}")
+            raise SpaceError(
+                f"{path}: ops[{i}] takes {parsed[i].input_shape}, but ops[{i - 1}] gives {parsed[i - 1].output_shape}"
+            )
     return Architecture(space, tuple(indices), tuple(parsed))
 
 
@@ -171,7 +179,8 @@ def _from_file(file: str, variable: str) -> SearchSpace:
     if not path.is_file():
         raise SpaceError(f"{file}: no such file; a space of your own is given as FILE.py:NAME")
     spec = importlib.util.spec_from_file_location(f"_user_space_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -34,27 +34,44 @@ def half_width(samples: Floats) -> float:
 
 
 def round_factors(samples_WR: Floats, min_workloads: int = 8) -> Floats:
-    """What hit all workloads of a round at once: (R,) factors with median 1.
+    """What hit all workloads of a round at once: (W, R) factors, whose median over the rounds is about 1.
 
-    `samples_WR` holds seconds of W workloads in R rounds, NaN where a workload was not visited. The factor of a round
-    is the median over its workloads of sample / that workload's median, iterated until the medians are those of the
-    corrected samples. A round with fewer than `min_workloads` says nothing of a common factor: 1.
+    `samples_WR` holds seconds of W workloads in R rounds, NaN where a workload was not visited. The factor that applies
+    to a sample is the median over the OTHER workloads of that round of sample / that workload's median, iterated until
+    the medians are those of the corrected samples. Leaving the workload itself out matters: else the middle workload
+    of a round would be corrected to exactly its own median, and intervals would come out too narrow. A round with
+    fewer than `min_workloads` says nothing of a common factor: 1.
     """
-    factors = np.ones(samples_WR.shape[1])
+    factors = np.ones_like(samples_WR)
     judged = (~np.isnan(samples_WR)).sum(axis=0) >= min_workloads
     if not judged.any():
         return factors
     for _ in range(4):
         medians_W = np.nanmedian(samples_WR / factors, axis=1, keepdims=True)
-        factors[judged] = np.nanmedian(samples_WR[:, judged] / medians_W, axis=0)
-        factors[judged] /= np.median(factors[judged])
-    return factors
+        others = _median_of_others(samples_WR[:, judged] / medians_W)
+        factors[:, judged] = others / np.nanmedian(others)
+    return np.where(np.isnan(factors), 1.0, factors)
+
+
+def _median_of_others(values_WR: Floats) -> Floats:
+    """(W, R): for each entry the median of the other entries of its column, NaN entries left out."""
+    order = np.argsort(values_WR, axis=0)  # NaN last
+    ordered = np.take_along_axis(values_WR, order, axis=0)
+    rank = np.argsort(order, axis=0)
+    n = (~np.isnan(values_WR)).sum(axis=0)
+    # without the entry of rank k, place p of the rest is place p of all for p < k, else p + 1
+    low, high = (n - 2) // 2, (n - 1) // 2
+
+    def at(place: np.ndarray) -> Floats:
+        return np.take_along_axis(ordered, place + (place >= rank), axis=0)
+
+    return (at(low) + at(high)) / 2
 
 
 def half_to_half(samples: Floats) -> float:
     """(median of the second half of the samples) / (median of the first half) - 1: drift, and the noise floor."""
     n = len(samples)
-    return float(np.median(samples[n // 2:]) / np.median(samples[: n // 2]) - 1) if n >= 2 else 0.0
+    return float(np.median(samples[n // 2 :]) / np.median(samples[: n // 2]) - 1) if n >= 2 else 0.0
 
 
 def mape(predicted: Floats, measured: Floats) -> float:

@@ -90,9 +90,15 @@ def parse_row(cells: Sequence[str]) -> Row:
         raise TableError("median_s = 0: nothing takes no time")
     if not numbers["ci_low_s"] <= numbers["median_s"] <= numbers["ci_high_s"]:
         raise TableError("median_s lies outside ci_low_s .. ci_high_s")
-    return Row(op=cell["op"], kind=cell["kind"], n=int(_number(cell["n"], "n", 1)), **numbers,
-               drift=_number(cell["drift"], "drift", -1.0), flags=tuple(filter(None, cell["flags"].split("+"))),
-               session=int(_number(cell["session"], "session", 1)))
+    return Row(
+        op=cell["op"],
+        kind=cell["kind"],
+        n=int(_number(cell["n"], "n", 1)),
+        **numbers,
+        drift=_number(cell["drift"], "drift", -1.0),
+        flags=tuple(filter(None, cell["flags"].split("+"))),
+        session=int(_number(cell["session"], "session", 1)),
+    )
 
 
 class LatencyTable:
@@ -151,11 +157,15 @@ class LatencyTable:
             content = self.provenance()
             difference = fingerprint_difference(content["fingerprint"], fingerprint)
             if difference:
-                raise TableError(f"{self.path} was measured on another device or version ({'; '.join(difference)}); "
-                                 "write to another file with --out, or begin anew with --overwrite")
+                raise TableError(
+                    f"{self.path} was measured on another device or version ({'; '.join(difference)}); "
+                    "write to another file with --out, or begin anew with --overwrite"
+                )
         elif self.path.exists() and self.path.stat().st_size > 0:
-            raise TableError(f"{self.path} has no provenance {self.json_path}: what it was measured on is unknown; "
-                             "write to another file with --out, or begin anew with --overwrite")
+            raise TableError(
+                f"{self.path} has no provenance {self.json_path}: what it was measured on is unknown; "
+                "write to another file with --out, or begin anew with --overwrite"
+            )
         else:
             content = {"schema": SCHEMA, "fingerprint": fingerprint, "sessions": []}
         content["sessions"].append(about)
@@ -191,8 +201,11 @@ def workload_id(key: str) -> str:
 
 def fingerprint_difference(table: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """`field: table has A, here B` for every field that differs."""
-    return [f"{k}: table has {table.get(k)!r}, here {here.get(k)!r}"
-            for k in sorted({*table, *here}) if table.get(k) != here.get(k)]
+    return [
+        f"{k}: table has {table.get(k)!r}, here {here.get(k)!r}"
+        for k in sorted({*table, *here})
+        if table.get(k) != here.get(k)
+    ]
 
 
 def _lines(path: Path, columns: tuple[str, ...], hint: str) -> list[tuple[int, list[str]]]:

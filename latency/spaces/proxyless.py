@@ -13,8 +13,17 @@ BLOCKS = (4, 4, 4, 4, 4, 1)
 STRIDES = (2, 2, 2, 1, 2, 1)
 
 
-def make(name: str, widths: tuple[int, ...], *, image_size: int = 224, first: int = 16, stem: int = 32, head: int = 1280,
-         num_classes: int = 1000, batch: int = 1) -> SearchSpace:
+def make(
+    name: str,
+    widths: tuple[int, ...],
+    *,
+    image_size: int = 224,
+    first: int = 16,
+    stem: int = 32,
+    head: int = 1280,
+    num_classes: int = 1000,
+    batch: int = 1,
+) -> SearchSpace:
     """The space with its own widths of the six stages; everything else as in the paper."""
     size = -(-image_size // 2)
     stem_ops: tuple[Op, ...] = (
@@ -28,11 +37,13 @@ def make(name: str, widths: tuple[int, ...], *, image_size: int = 224, first: in
             stride = first_stride if block == 0 else 1
             candidates: list[Op] = [
                 mbconv(channels, width, size, kernel=kernel, stride=stride, expand=expand, batch=batch)
-                for expand in (3, 6) for kernel in (3, 5, 7)
+                for expand in (3, 6)
+                for kernel in (3, 5, 7)
             ]
             if stride == 1 and channels == width:
-                candidates.append(Zero(in_channels=width, out_channels=width, height=size, width=size,
-                                       shortcut=1, batch=batch))
+                candidates.append(
+                    Zero(in_channels=width, out_channels=width, height=size, width=size, shortcut=1, batch=batch)
+                )
             choices.append(Choice(f"stage{stage}.{block}", tuple(candidates)))
             channels, size = width, -(-size // stride)
     head_ops = (

@@ -1,0 +1,150 @@
+"""The policy, on the scripted device: its clock is virtual, so nothing here waits."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from devices.base import DeviceError
+from devices.replay import ReplayDevice, Script
+from latency.measure import Measurement, Policy, Progress, Workload, prepare, run_rounds, warm_up
+from latency.stats import spearman
+from tests.devices.test_devices import Named
+
+
+def times(n, rng):
+    return {f"w{i}": float(t) for i, t in enumerate(rng.uniform(5e-3, 50e-3, n))}
+
+
+def run(truth, script, policy, *, seed=0, progress=None, stop_after=None):
+    """Measure `truth` (key -> seconds) on a replay device. Returns (done, progress, rounds, failed)."""
+    device = ReplayDevice(truth.__getitem__, script, seed)
+    todo = [Workload(key, "op", lambda key=key: Named(key), (1,)) for key in truth]
+    sessions, failed = prepare(device, todo, lambda *_: None)
+    done: list[Measurement] = []
+    rounds: list[list[str]] = []
+
+    def on_round(round_, taken):
+        rounds.append([key for key, _ in taken])
+        if stop_after and len(rounds) == stop_after:
+            raise KeyboardInterrupt
+
+    progress = progress or Progress()
+    run_rounds(
+        sessions,
+        todo,
+        policy,
+        random.Random(seed),
+        progress,
+        on_round=on_round,
+        on_done=done.append,
+        on_failed=lambda k, e: failed.update({k: str(e)}),
+        report=lambda *_: None,
+    )
+    return done, progress, rounds, failed
+
+
+def test_quiet_device_is_measured_exactly():
+    truth = times(20, np.random.default_rng(0))
+    done, _, rounds, _ = run(truth, Script(), Policy())
+    assert {m.key: m.median_s for m in done} == pytest.approx(truth)
+    assert all(not m.flags for m in done)
+    assert len(rounds) == 14, "10 samples, and once more at 10 x 1.4 to confirm"
+
+
+def test_every_round_visits_all_unfinished_in_a_fresh_order():
+    _, _, rounds, _ = run(times(20, np.random.default_rng(0)), Script(noise_cv=0.05), Policy(max_rounds=12))
+    assert all(sorted(r) == sorted(rounds[0]) for r in rounds)
+    assert len({tuple(r) for r in rounds}) == len(rounds)
+
+
+def test_what_hits_a_whole_round_is_taken_out():
+    """A slow first round and +-20 % drift: the medians of the rounds before correction are off, after it they agree."""
+    truth = times(60, np.random.default_rng(1))
+    script = Script(drift=0.2, drift_period_s=40, slow_start_s=2.0, noise_cv=0.05)
+    done, _, _, _ = run(truth, script, Policy(target=0.01))
+    ratio = np.array([m.median_s / truth[m.key] for m in done])
+    assert ratio.std() / ratio.mean() < 0.01, "a common scale is drift of the host; between workloads nothing is left"
+    raw = np.array([np.std(m.samples_s) / np.mean(m.samples_s) for m in done])
+    corrected = np.array([np.std(m.corrected_s) / np.mean(m.corrected_s) for m in done])
+    assert np.median(corrected) < 0.5 * np.median(raw)
+
+
+NOISY = Script(noise_cv=0.27, drift=0.2, drift_period_s=200, slow_start_s=3.0, outlier_share=0.05)
+
+
+def covered(done, truth):
+    """Share of 95 % intervals that hold the truth, the host's common speed over the whole run taken out."""
+    truths = np.array([truth[m.key] for m in done])
+    scale = np.median(np.array([m.median_s for m in done]) / truths)
+    low, high = np.array([m.ci_s for m in done]).T / scale
+    return np.mean((low <= truths) & (truths <= high))
+
+
+def test_intervals_on_a_noisy_drifting_device_hold_the_truth():
+    """cv 27 %, +-20 % drift, a 2 x slow start, 5 % outliers of 10 x: 95 % intervals cover >= 93 % of 300 workloads."""
+    truth = times(300, np.random.default_rng(2))
+    done, _, _, _ = run(truth, NOISY, Policy(target=0.05, max_rounds=160))
+    assert len(done) == 300
+    assert covered(done, truth) >= 0.93
+
+
+def test_a_ranking_of_workloads_2_percent_apart_survives_the_noise():
+    truth = {f"w{i}": 0.01 * 1.02**i for i in range(60)}
+    shuffled = {k: truth[k] for k in np.random.default_rng(2).permutation(list(truth))}
+    done, _, _, _ = run(shuffled, NOISY, Policy(target=0.02, max_rounds=400))
+    assert spearman(np.array([m.median_s for m in done]), np.array([truth[m.key] for m in done])) >= 0.99
+    assert covered(done, truth) >= 0.85
+
+
+def test_done_workloads_meet_the_target_and_the_rest_is_flagged():
+    truth = times(20, np.random.default_rng(3))
+    done, _, _, _ = run(truth, Script(noise_cv=0.27), Policy(target=0.02, max_rounds=30))
+    assert len(done) == 20
+    for m in done:
+        low, high = m.ci_s
+        assert ("noisy" in m.flags) == ((high - low) / 2 / m.median_s > 0.02)
+    assert any(m.flags for m in done)
+
+
+def test_interrupted_and_resumed_keeps_every_sample():
+    truth = times(12, np.random.default_rng(4))
+    progress = Progress()
+    with pytest.raises(KeyboardInterrupt):
+        run(truth, Script(noise_cv=0.05), Policy(), progress=progress, stop_after=7)
+    kept = {k: list(v) for k, v in progress.samples.items()}
+    done, _, _, _ = run(truth, Script(noise_cv=0.05), Policy(), progress=progress, seed=1)
+    assert len(done) == 12
+    for m in done:
+        assert progress.samples[m.key][: len(kept[m.key])] == kept[m.key]
+
+
+def test_one_fault_is_retried_and_a_broken_workload_is_left_out():
+    truth = times(10, np.random.default_rng(5))
+    done, _, _, failed = run(truth, Script(faults={50: DeviceError("hiccup")}), Policy())
+    assert len(done) == 10
+    assert not failed
+
+    class Broken(ReplayDevice):
+        def prepare(self, module, input_shape):
+            if module.key == "w3":
+                raise DeviceError("wrong op")
+            return super().prepare(module, input_shape)
+
+    todo = [Workload(key, "op", lambda key=key: Named(key), (1,)) for key in truth]
+    sessions, failed = prepare(Broken(truth.__getitem__), todo, lambda *_: None)
+    assert failed == {"w3": "wrong op"}
+    assert len(sessions) == 9
+
+
+def test_a_sample_lasts_long_enough():
+    session = ReplayDevice(lambda key: 1e-4).prepare(Named("x"), (1,))
+    assert warm_up(session, 2e-3) == 20
+    assert warm_up(ReplayDevice(lambda key: 1.0).prepare(Named("x"), (1,)), 2e-3) == 1
+
+
+def test_warm_up_ends_on_a_device_that_never_settles():
+    session = ReplayDevice(lambda key: 1e-3, Script(noise_cv=0.5)).prepare(Named("x"), (1,))
+    assert warm_up(session, 2e-3) >= 1

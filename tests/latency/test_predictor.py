@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from latency import estimators, frozen, pickles
+from latency.features import feature_matrix
+from latency.fitting import FitError, Observation, fit_network_level, fit_ops, fit_predictor, split_networks
+from latency.ops import Linear, Zero, mbconv
+from latency.pickles import PickleError
+from latency.predictor import PredictorError, UnsupportedOp, load_predictor
+from tests.conftest import ROOT
+from tests.latency.conftest import small_space, true_s
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    import random
+
+    space, rng = small_space(), random.Random(0)
+    ops = [Observation((op,), true_s(op), 1e-3 * true_s(op)) for op in space.unique_ops()]
+    networks = []
+    for _ in range(20):
+        chain = space.random(rng).ops
+        seconds = 2e-5 + 0.9 * sum(map(true_s, chain))
+        networks.append(Observation(chain, seconds, 1e-3 * seconds, drift=0.01))
+    return space, fit_predictor("fake", ops + networks, folds=4, provenance={"source": "test"})
+
+
+def test_gp_is_chosen_and_networks_are_predicted(fitted):
+    _, predictor = fitted
+    errors = predictor.provenance["errors"]
+    by_model = errors["cv"]["MBConv"]
+    assert set(by_model) == {"gaussian_process", "ridge", "random_forest", "gradient_boosting"}
+    assert errors["model"] == {"MBConv": min(by_model, key=by_model.get)}
+    assert errors["op_mape"] == pytest.approx(min(by_model.values()))
+    assert errors["op_mape"] < 0.05
+    assert errors["network_mape"] < 0.01
+    assert errors["network_spearman"] > 0.97
+    assert errors["noise_floor"] == pytest.approx(0.01)
+    assert set(errors["baselines"]) == {"lookup_sum", "flops_line", "random_forest"}
+    assert errors["baselines"]["lookup_sum"]["mape"] > 1.5 * errors["network_mape"], "the plain sum knows nothing of scale and constant"
+
+
+def test_a_network_is_constant_plus_scaled_sum(fitted):
+    space, predictor = fitted
+    ops = tuple(c.candidates[0] for c in space.choices)
+    seconds, std = predictor.network_s(ops)
+    assert seconds == pytest.approx(predictor.constant_s + predictor.scale * predictor.predict_s(ops).sum())
+    assert std > 0
+    first, rest = predictor.network_s(ops[:2])[0], predictor.network_s(ops[2:])[0]
+    assert first + rest - predictor.constant_s == pytest.approx(seconds), "the latency of a concatenation is the sum"
+
+
+def test_free_ops_cost_nothing(fitted):
+    space, predictor = fitted
+    op = space.choices[0].candidates[0]
+    zero = Zero(in_channels=8, out_channels=8, height=8, width=8, shortcut=1)
+    assert predictor.predict_s([zero, op, zero]).tolist() == [0, predictor.predict_s([op])[0], 0]
+    assert predictor.covers(zero)
+
+
+def test_unknown_means_raise(fitted):
+    space, predictor = fitted
+    with pytest.raises(UnsupportedOp, match="was fitted on MBConv; profile it with"):
+        predictor.predict_s([Linear(in_channels=8, out_channels=2, height=1, width=1)])
+    with pytest.raises(UnsupportedOp, match="was fitted on kernel 3, 5, 7"):
+        predictor.predict_s([mbconv(8, 8, 8, kernel=9, stride=1, expand=3)])
+    big = mbconv(8, 8, 64, kernel=3, stride=1, expand=3)
+    assert not predictor.covers(big)
+    assert set(predictor.outside(big)) == {"log_height", "log_width"}
+    assert predictor.covers(space.choices[0].candidates[0])
+
+
+def test_few_ops_are_looked_up_only(fitted):
+    head = Linear(in_channels=8, out_channels=2, height=1, width=1)
+    fit = fit_ops([Observation((head,), 1e-3, 1e-5)], 2)
+    predictor = dataclasses.replace(fitted[1], kinds=fit.kinds)
+    assert predictor.predict_s([head]) == pytest.approx([1e-3])
+    assert fit.op_mape is None
+    with pytest.raises(UnsupportedOp, match="has of this kind only Linear"):
+        predictor.predict_s([dataclasses.replace(head, out_channels=3)])
+
+
+@pytest.mark.parametrize("name", estimators.CANDIDATES)
+def test_frozen_models_predict_what_scikit_learn_predicts(name, monkeypatch):
+    """Every candidate against the estimator it came from, caught as it is fitted."""
+    import sklearn.ensemble
+    import sklearn.gaussian_process
+    import sklearn.linear_model
+
+    caught = []
+    for module, cls in (
+        (sklearn.gaussian_process, "GaussianProcessRegressor"), (sklearn.linear_model, "Ridge"),
+        (sklearn.ensemble, "RandomForestRegressor"), (sklearn.ensemble, "GradientBoostingRegressor"),
+    ):  # fmt: skip
+        original = getattr(module, cls)
+        monkeypatch.setattr(module, cls, lambda *a, o=original, **k: caught.append(o(*a, **k)) or caught[-1])
+    ops = small_space().unique_ops()
+    x, seconds = feature_matrix(ops), np.array([true_s(op) for op in ops])
+    model = estimators.CANDIDATES[name](x, np.log(seconds), np.full(len(ops), 1e-4))
+    rng = np.random.default_rng(0)
+    probe = x[rng.integers(len(x), size=50)] * rng.uniform(0.9, 1.1, (50, x.shape[1]))
+    mean, std = frozen.predict(model, probe)
+    (sk,) = caught
+    columns = probe[:, model["columns"]]
+    if name == "gaussian_process":
+        expected, expected_std = sk.predict((columns - model["mean"]) / model["scale"], return_std=True)
+        assert np.allclose(mean, expected * model["y_std"] + model["y_mean"])
+        assert np.allclose(std, expected_std * model["y_std"], rtol=1e-4)
+    elif name == "ridge":
+        assert np.allclose(mean, np.log(np.maximum(columns @ model["coef"] + sk.intercept_, model["floor_s"])))
+    else:
+        assert np.allclose(mean, sk.predict(columns))
+
+
+def test_save_and_load_give_the_same_predictions(fitted, tmp_path):
+    space, predictor = fitted
+    path = tmp_path / "p.pkl"
+    predictor.save(path)
+    loaded = load_predictor(path)
+    ops = space.unique_ops()
+    for a, b in zip(predictor.predict_s(ops, return_std=True), loaded.predict_s(ops, return_std=True), strict=True):
+        assert (a == b).all()
+    assert loaded.provenance == predictor.provenance
+    assert path.stat().st_size < 2**20
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",))
+
+
+def cli(*args):
+    return subprocess.run([sys.executable, "-m", *args], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"schema": 1, "kinds": Hostile(marker)}))
+    done = cli("latency.fit", "--show", str(path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "nothing was run" in done.stderr
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists(), "the file was hostile indeed: a plain load runs it"
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
+def test_a_truncated_pickle_says_so(fitted, tmp_path, keep):
+    path = tmp_path / "p.pkl"
+    fitted[1].save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(PickleError, match="damaged or cut short"):
+        load_predictor(path)
+
+
+def test_other_files_are_not_predictors(tmp_path):
+    path = tmp_path / "p.pkl"
+    path.write_bytes(b"")
+    with pytest.raises(PickleError, match="cut short"):
+        load_predictor(path)
+    pickles.dump(path, {"schema": 99})
+    with pytest.raises(PredictorError, match="schema 1"):
+        load_predictor(path)
+    path.write_bytes(pickle.dumps([1]))
+    with pytest.raises(PickleError, match="not a file of this project"):
+        load_predictor(path)
+    path.write_bytes(pickle.dumps({"x": np.array([object()])}))
+    with pytest.raises(PickleError):
+        load_predictor(path)
+    with pytest.raises(TypeError, match="object is not plain data"):
+        pickles.dump(path, {"x": object()})
+
+
+def test_loading_and_predicting_needs_neither_scikit_learn_nor_torch(fitted, tmp_path):
+    path = tmp_path / "p.pkl"
+    fitted[1].save(path)
+    code = (
+        "import sys; from latency.predictor import load_predictor; from latency.ops import mbconv\n"
+        f"p = load_predictor({str(path)!r}); p.network_s([mbconv(8, 8, 8, kernel=3, stride=1, expand=3)])\n"
+        "print([m for m in ('sklearn', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_network_level_recovers_constant_and_scale():
+    sums = np.linspace(1e-2, 3e-2, 40)
+    constant, scale = fit_network_level(sums, 1e-3 + 0.95 * sums, 1e-3 * sums)
+    assert constant == pytest.approx(1e-3, rel=0.05)
+    assert scale == pytest.approx(0.95, rel=0.01)
+    constant, scale = fit_network_level(sums[:1], 1.1 * sums[:1], 1e-3 * sums[:1])
+    assert 1.0 < scale < 1.1
+    assert constant > 0
+
+
+def test_test_networks_are_never_fitted():
+    networks = [Observation((), float(i + 1), 0.1) for i in range(40)]
+    fit, test = split_networks(networks)
+    assert len(test) == 16
+    assert sorted(o.seconds for o in fit + test) == [float(i + 1) for i in range(40)]
+    assert split_networks(networks[:4]) == (networks[:4], [])
+
+
+def test_nothing_measured():
+    with pytest.raises(FitError, match="profile a device first"):
+        fit_ops([], 3)
