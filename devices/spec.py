@@ -10,7 +10,6 @@ from typing import Any
 from devices.errors import UserError, did_you_mean
 
 SPECS = Path(__file__).parent / "specs"
-RUNTIMES = ("onnx_cpu", "replay")
 
 
 class SpecError(UserError):
@@ -43,6 +42,12 @@ class DeviceSpec:
                 )
 
 
+def runtimes() -> list[str]:
+    """The runtimes there are: the modules of devices/ with an `open_device`, found by file."""
+    modules = Path(__file__).parent.glob("*.py")
+    return sorted(p.stem for p in modules if "\ndef open_device(" in p.read_text(encoding="utf-8"))
+
+
 def names() -> list[str]:
     """The devices that have a file in devices/specs/."""
     return sorted(p.stem for p in SPECS.glob("*.toml"))
@@ -60,8 +65,8 @@ def read(path: Path) -> DeviceSpec:
         if key not in ("runtime", "description", "options"):
             raise SpecError(f"{path}: unknown field '{key}'; fields: runtime, description, options")
     runtime, description, options = content.get("runtime"), content.get("description", ""), content.get("options", {})
-    if runtime not in RUNTIMES:
-        raise SpecError(f"{path}: runtime = {runtime!r}; one of {', '.join(RUNTIMES)}")
+    if runtime not in runtimes():
+        raise SpecError(f"{path}: runtime = {runtime!r}; one of {', '.join(runtimes())}")
     if not isinstance(options, dict) or not isinstance(description, str):
         raise SpecError(f"{path}: 'options' must be a table and 'description' a text")
     return DeviceSpec(path.stem, runtime, description, options)

@@ -50,7 +50,7 @@ def test_unknown_device_names_the_known_ones():
         ("runtime = 'onnx_cpu'\n[options]\nthread = 2", "unknown option 'thread': did you mean 'threads'?"),
         ("runtime = 'onnx_cpu'\n[options]\nthreads = 'two'", "must be of type int"),
         ("runtime = 'onnx_cpu'\n[options]\nthreads = 0", "at least 1"),
-        ("runtime = 'onyx'", "one of onnx_cpu"),
+        ("runtime = 'onyx'", "onnx_cpu"),
         ("colour = 'red'", "unknown field 'colour'"),
         ("runtime = ", "not TOML"),
     ],
