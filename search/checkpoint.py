@@ -42,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
     """The content of `path`: tensors and plain values only, so a hostile file runs nothing. Raises CheckpointError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # torch raises classes of pickle, zipfile and its own for a damaged file
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -55,8 +55,9 @@ def load(path: Path) -> dict[str, Any]:
 class Terminated(SystemExit):
     """SIGTERM came; the run is saved. Exit code 143."""
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str) -> None:
         super().__init__(128 + signal.SIGTERM)
+        self.advice = advice
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Saver:
         if self._asked == signal.SIGINT:
             raise KeyboardInterrupt(self.advice)
         if self._asked == signal.SIGTERM:
-            raise Terminated
+            raise Terminated(self.advice)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

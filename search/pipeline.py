@@ -153,8 +153,10 @@ class Pipeline:
             deviation = export_network(network, shape, self.run.path / rundir.NETWORK)
             size = "x".join(map(str, shape))
             self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
-        done = {k: v for k, v in self._results.items() if k != "probs"}
-        self._write({"phase": "done", "target_s": self.target_s, **done})
+        if not self._results.get("finished"):
+            done = {k: v for k, v in self._results.items() if k != "probs"}
+            self._write({"phase": "done", "target_s": self.target_s, **done})
+            self._results["finished"] = True
         if self.keep:
             self._save()
             from search.report import write_report

@@ -49,8 +49,13 @@ class RunConfig:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. Returns the exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    return run(_work, _parser().parse_args(argv))
+    """Run the command. Returns the exit code: 0, 2 for a user's error, 130 on Ctrl-C; exits with 143 on SIGTERM."""
+    try:
+        return run(_work, _parser().parse_args(argv))
+    except SystemExit as stop:
+        if getattr(stop, "advice", ""):
+            print(f"terminated: {stop.advice}", file=sys.stderr)  # type: ignore[attr-defined]
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,15 @@ def make_data(n: int = 120, size: int = 16, classes: int = 3) -> Data:
         images[i, :, label * 4 : label * 4 + 4] += 120
     tensor = torch.from_numpy(images.astype(np.uint8))
     return split_data("bands", (InMemory(tensor, labels), labels), None, tuple("abc"[:classes]), seed=0)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread, and lose much to it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

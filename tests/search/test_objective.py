@@ -28,7 +28,9 @@ def test_expected_latency_is_the_mean_over_all_networks(space: SearchSpace, cost
 
 def test_costs_add_up_to_the_predictors_network(space: SearchSpace, costs: Costs, predictor) -> None:
     for indices in ((0, 0, 0), (3, 4, 1), (1, 4, 4)):
-        assert costs.network_s(indices) == pytest.approx(predictor.network_s(space.architecture(indices).ops)[0], rel=1e-12)
+        assert costs.network_s(indices) == pytest.approx(
+            predictor.network_s(space.architecture(indices).ops)[0], rel=1e-12
+        )
     assert costs.fastest[1:] == [4, 4]  # Zero costs nothing
     assert costs.cost_LK[1, 4] == 0
     assert not costs.valid_LK[0, 4]

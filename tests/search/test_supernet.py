@@ -98,7 +98,9 @@ def test_an_alpha_step_changes_only_the_sampled_pairs(space: SearchSpace, costs:
     assert zero_moved  # Zero learns like any other op
 
 
-def test_the_alpha_gradient_is_the_softmax_over_the_pair_of_both_terms(space: SearchSpace, costs: Costs, quick: Recipe) -> None:
+def test_the_alpha_gradient_is_the_softmax_over_the_pair_of_both_terms(
+    space: SearchSpace, costs: Costs, quick: Recipe
+) -> None:
     """Adam replaced by plain descent with rate 1: the step then is the gradient, worked out here by hand."""
     target = costs.network_s([1, 1, 1])
     state = start(space, costs, num_classes=10, target_s=target, recipe=quick, seed=3)
@@ -161,7 +163,9 @@ def test_weights_off_the_path_stay(space: SearchSpace, costs: Costs, quick: Reci
 
 def test_a_space_without_a_choice_still_steps(quick: Recipe, predictor) -> None:
     op = mbconv(3, 8, 16, kernel=3, stride=2, expand=2)
-    alone = SearchSpace("one", (), (Choice("only", (op,)),), (Linear(in_channels=8, out_channels=10, height=8, width=8),))
+    alone = SearchSpace(
+        "one", (), (Choice("only", (op,)),), (Linear(in_channels=8, out_channels=10, height=8, width=8),)
+    )
     costs = make_costs(alone, predictor)
     state = start(alone, costs, num_classes=10, target_s=1.0, recipe=quick, seed=0)
     alpha = state.supernet.alpha_LK.detach().clone()
