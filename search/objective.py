@@ -23,7 +23,8 @@ def latency_loss(expected_s: torch.Tensor, target_s: float, multiplier: float) -
 
 def entropy(probs_LK: torch.Tensor) -> torch.Tensor:
     """Mean entropy of the blocks' distributions in nats; scalar."""
-    return -torch.special.xlogy(probs_LK, probs_LK).sum(1).mean()
+    mean: torch.Tensor = -torch.special.xlogy(probs_LK, probs_LK).sum(1).mean()
+    return mean
 
 
 @dataclass(frozen=True)

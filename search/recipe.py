@@ -69,7 +69,16 @@ def for_data(n_train: int, **chosen: float | None) -> Recipe:
         if name not in known:
             raise RecipeError(f"a recipe has no '{name}'; it has {', '.join(known)}")
     if n_train < SMALL_DATA:
-        base = Recipe(batch_size=32, warmup_steps=84, search_steps=150, train_steps=150, alpha_every=2, search_lr=0.05)
+        base = Recipe(
+            batch_size=32,
+            warmup_steps=84,
+            search_steps=150,
+            train_steps=110,
+            alpha_every=2,
+            warmup_lr=0.01,
+            search_lr=0.01,
+            train_lr=0.02,
+        )
     else:
         batch_size = int(given.get("batch_size", 256))
         epoch = max(1, n_train // max(batch_size, 1))
