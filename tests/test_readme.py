@@ -25,6 +25,8 @@ def test_the_commands_of_the_readme_have_the_options_it_shows():
     commands = re.findall(r"python -m ([\w.]+)([^\n`#]*)", TEXT)
     assert len(commands) >= 4
     for module, rest in commands:
-        shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in shown.stdout, f"{module} has no {option}"
