@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# As in search.run: waiting threads sleep soon, or two test processes on two cores hinder each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
