@@ -24,7 +24,8 @@ def said(rows=(GOOD,), before=QUIET, after=QUIET, **more):
 
 def test_a_quiet_host_and_narrow_intervals_need_no_advice():
     assert said() == []
-    assert said(governor="not exposed", between={"n": 8, "spread": 0.005}) == []
+    assert said(governor="not exposed", between={"n": 8, "spread": 0.005, "noise": 0.001}) == []
+    assert said(between={"n": 8, "spread": 0.031, "noise": 0.03}) == []
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_a_quiet_host_and_narrow_intervals_need_no_advice():
         ({"after": {**QUIET, "steal": 0.07}}, "the hypervisor took 7% of the processor time"),
         ({"governor": "powersave"}, "the frequency governor is 'powersave'"),
         ({"rows": (GOOD, row(0.01, n=7))}, "1 rows rest on fewer than 10 samples"),
-        ({"between": {"n": 8, "spread": 0.031}}, "8 workloads differed by 3.1% in the middle"),
+        ({"between": {"n": 8, "spread": 0.031, "noise": 0.01}}, "8 workloads differed by 3.1% in the middle"),
     ],
 )
 def test_each_trouble_has_its_line(arguments, line):
