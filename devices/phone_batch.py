@@ -66,8 +66,11 @@ class Job:
     limit_s: float
 
 
-def script(setup: Setup, jobs: Sequence[Job], extra: Sequence[str] = ()) -> str:
-    """The shell script for `jobs`. Streams are not merged: stderr could otherwise land in the middle of a line."""
+def script(setup: Setup, jobs: Sequence[Job], token: str, extra: Sequence[str] = ()) -> str:
+    """The shell script for `jobs`. Streams are not merged: stderr could otherwise land in the middle of a line.
+
+    It begins no further job once another script has written its `token`: on a phone that dropped, it may live on.
+    """
     command = [*(["taskset", setup.mask] if setup.mask else []), f"./{setup.binary}", *setup.flags(), *extra]
     run = " ".join(shlex.quote(c) for c in command)
     limit = "timeout -k 2 $3 " if setup.has_timeout else ""
@@ -78,7 +81,9 @@ def script(setup: Setup, jobs: Sequence[Job], extra: Sequence[str] = ()) -> str:
     )
     lines = [
         f"cd {setup.folder} || exit 1",
-        f"r() {{ echo; echo @@job $1; {limit}{run} --graph=m/$1 --num_runs=$2 2>stderr; c=$?; "
+        f"echo {token} >running",
+        f'r() {{ read t <running; [ "$t" = {token} ] || exit 9; echo; echo @@job $1; '
+        f"{limit}{run} --graph=m/$1 --num_runs=$2 2>stderr; c=$?; "
         "echo; echo @@stderr; cat stderr; echo; echo @@end $1 $c; }",
         "echo @@before",
         clocks,

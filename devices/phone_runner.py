@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -60,7 +61,9 @@ class PhoneRunner:
         """Seconds by op within the model. Raises DeviceError."""
         self.cool_down()
         job = Job(file, loops, self._limit_s(file, loops))
-        text = self.adb.shell(script(self.setup, [job], ["--enable_op_profiling=true"]), job.limit_s + 30).stdout
+        text = self.adb.shell(
+            script(self.setup, [job], self._token(), ["--enable_op_profiling=true"]), job.limit_s + 30
+        ).stdout
         outcome = read_batch(text, [job], self.setup.delegate).get(file, DeviceError("the phone's output is garbled"))
         if isinstance(outcome, DeviceError):
             raise outcome
@@ -101,7 +104,7 @@ class PhoneRunner:
     def _shell(self, jobs: list[Job]) -> tuple[str, bool]:
         """(what the script printed, whether it came to its end). After a drop: when the phone is back."""
         try:
-            answer = self.adb.shell(script(self.setup, jobs), 30 + sum(job.limit_s + 3 for job in jobs))
+            answer = self.adb.shell(script(self.setup, jobs, self._token()), 30 + sum(job.limit_s + 3 for job in jobs))
         except PhoneLost as lost:
             self.tell(f"{lost}; going on when it is back")
             self.adb.wait(tell=self.tell)
@@ -116,6 +119,7 @@ class PhoneRunner:
         binary = self.setup.binary
         self.patiently(
             lambda: self.adb.shell(
+                f"echo none >{FOLDER}/running; "
                 f'for p in $(pidof {binary}); do [ "$(readlink /proc/$p/exe)" = {FOLDER}/{binary} ] && kill -9 $p; done'
             )
         )
@@ -158,6 +162,10 @@ class PhoneRunner:
                 self.tell(f"{lost}; going on when it is back")
                 self.adb.wait(tell=self.tell)
         return work()
+
+    @staticmethod
+    def _token() -> str:
+        return secrets.token_hex(4)
 
     def _limit_s(self, file: str, loops: int) -> float:
         """Seconds that an invocation is given on the phone."""

@@ -67,11 +67,9 @@ class SettingsKeeper:
         """Change what timing needs; returns what was changed -> the value it had. Raises PhoneError, PhoneLost."""
         self.restore()
         settings = (*SETTINGS, FIXED_PERFORMANCE) if fixed_performance else SETTINGS
-        values: dict[str, str] = {}
-        for setting in settings:
-            answer = self._adb.shell(setting.read)
-            if answer.code == 0 and answer.stdout.strip():
-                values[setting.name] = answer.stdout.strip().split("\n")[-1].strip()
+        reading = "; ".join(f"echo @@{s.name}; {s.read}" for s in settings)
+        told = re.findall(r"^@@(\w+)\n([^@\n]*)$", self._adb.shell(reading).stdout.replace("\r", ""), re.M)
+        values = {name: value.strip() for name, value in told if value.strip()}
         back = {s.name: line for s in settings if s.name in values and (line := s.restore(values[s.name]))}
         if not back:
             return {}
@@ -81,11 +79,10 @@ class SettingsKeeper:
             f"mkdir -p {folder} && printf %s {shlex.quote(script)} >{self.journal}.part "
             f"&& mv {self.journal}.part {self.journal} && sync"
         )
-        for setting in settings:
-            if setting.name in back and self._adb.shell(setting.change).code and setting is FIXED_PERFORMANCE:
-                raise PhoneError(
-                    "this phone knows no fixed-performance mode: set fixed_performance = false in the device file"
-                )
+        self._adb.shell("; ".join(f"{s.change} >/dev/null 2>&1" for s in SETTINGS if s.name in back))
+        if fixed_performance and self._adb.shell(FIXED_PERFORMANCE.change).code:
+            self.restore()
+            raise PhoneError("this phone knows no fixed-performance mode: fixed_performance = false in the device file")
         return {name: values[name] for name in back}
 
     def restore(self) -> bool:

@@ -16,8 +16,9 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 CNXN, AUTH, OPEN, OKAY, WRTE, CLSE = (int.from_bytes(w, "little") for w in (b"CNXN", b"AUTH", b"OPEN", b"OKAY", b"WRTE", b"CLSE"))  # fmt: skip
 VERSION, MAX_DATA = 0x01000001, 256 * 1024
@@ -147,23 +148,21 @@ class Link:
         self.processes.add(process)
         lock = threading.Lock()
 
-        def pump(pipe: int, number: int) -> None:
-            with contextlib.suppress(Gone):
-                while data := os.read(pipe, 65536):
+        def pump(pipe: IO[bytes], number: int) -> None:
+            with contextlib.suppress(Gone), pipe:  # closed when the host is gone: what writes then gets SIGPIPE
+                while data := os.read(pipe.fileno(), 65536):
                     with lock:
                         stream.write(struct.pack("<BI", number, len(data)) + data)
 
         assert process.stdout is not None
         assert process.stderr is not None
-        pipes = ((process.stdout.fileno(), STDOUT), (process.stderr.fileno(), STDERR))
+        pipes = ((process.stdout, STDOUT), (process.stderr, STDERR))
         pumps = [threading.Thread(target=pump, args=pair, daemon=True) for pair in pipes]
         for thread in pumps:
             thread.start()
         for thread in pumps:
             thread.join()
         code = process.wait()
-        process.stdout.close()
-        process.stderr.close()
         self.processes.discard(process)
         stream.write(struct.pack("<BIB", EXIT, 1, code if code >= 0 else 128 - code))
 
@@ -263,7 +262,7 @@ class Sync:
 class Adbd:
     """The daemon. `drop()` cuts the cable, `plug()` puts it back: the port stays the same."""
 
-    def __init__(self, root: Path, names: dict[str, str], path: str, extra_env: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, root: Path, names: dict[str, str], path: str, extra_env: dict[str, str]) -> None:
         self.root, self.names, self.path, self.extra_env = root, names, path, extra_env
         self.kind = "device"  # or recovery, sideload, bootloader
         self.authorized = True
@@ -313,7 +312,7 @@ class Adbd:
         return text
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": self.path, "HOME": "/", "TMPDIR": f"{self.root}/data/local/tmp", **self.extra_env()}
+        return {"PATH": self.path, "HOME": "/", "TMPDIR": f"{self.root}/data/local/tmp", **self.extra_env}
 
     def used(self) -> int:
         """Bytes in /data/local/tmp."""

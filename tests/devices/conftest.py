@@ -15,7 +15,7 @@ from devices.adb import Adb, find_adb
 from devices.adb_states import PhoneUnavailable
 from devices.android import AndroidDevice
 from devices.spec import DeviceSpec
-from tests.devices.phone import Phone
+from tests.devices.phone import Phone, Processor
 
 #: What keeps a test's adb to itself: a port of its own, no look-out for phones on the network or for emulators.
 QUIET = {"ADB_MDNS_AUTO_CONNECT": "0", "ADB_MDNS": "0", "ADB_LOCAL_TRANSPORT_MAX_PORT": "0", "ADB_USB": "0"}
@@ -42,18 +42,31 @@ def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
         subprocess.run([binary, "kill-server"], capture_output=True, timeout=20)
 
 
+@pytest.fixture(scope="session")
+def processor() -> Iterator[Callable[[], Processor]]:
+    """Starts the processor of the test phones on first use, and again should it have crashed."""
+    started: list[Processor] = []
+
+    def get() -> Processor:
+        if importlib.util.find_spec("ai_edge_litert") is None:
+            pytest.skip("ai-edge-litert is not installed: the test phone cannot run models")
+        if not started or started[-1].process.poll() is not None:
+            started.append(Processor())
+        return started[-1]
+
+    yield get
+    for one in started:
+        one.close()
+
+
 @pytest.fixture
-def make_phone(adb_server: Adb) -> Iterator[Callable[..., Phone]]:
+def make_phone(adb_server: Adb, processor: Callable[[], Processor]) -> Iterator[Callable[..., Phone]]:
     """`make_phone(bench=True, model=...)`: a phone attached to the server; all are detached afterwards."""
     phones: list[Phone] = []
 
     def make(bench: bool = True, connect: bool = True, **names: str) -> Phone:
-        if bench and importlib.util.find_spec("ai_edge_litert") is None:
-            pytest.skip("ai-edge-litert is not installed: the test phone cannot run models")
-        phone = Phone(**names)
+        phone = Phone(processor().socket if bench else "", **names)
         phones.append(phone)
-        if bench:
-            phone.start()
         if connect:
             adb_server.call("connect", phone.serial, to_phone=False)
         return phone

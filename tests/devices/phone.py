@@ -34,20 +34,20 @@ PROPS = {
 }
 CLUSTERS = {0: ("0 1 2 3", 1900800), 4: ("4 5 6 7", 2457600)}
 
+#: Imports little, for it is started for every invocation.
 CLIENT = """#!{python} -IS
-import json, os, socket, sys
-s = socket.socket(socket.AF_UNIX)
+import _socket, os, sys
+s = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 s.connect(os.environ["PHONE_BENCH"])
-s.sendall(json.dumps({{"argv": sys.argv[1:], "folder": os.getcwd()}}).encode() + b"\\n")
+s.send("\\0".join([os.getcwd(), os.environ["PHONE_CONTROL"], *sys.argv[1:]]).encode() + b"\\n")
 data = b"".join(iter(lambda: s.recv(65536), b""))
-answer = json.loads(data)
-sys.stdout.write(answer["out"])
-sys.stdout.flush()
-sys.stderr.write(answer["err"])
-sys.stderr.flush()
-if answer["signal"]:
-    os.kill(os.getpid(), answer["signal"])
-sys.exit(answer["code"])
+head, _, text = data.partition(b"\\n")
+code, signal, length = map(int, head.split())
+os.write(1, text[:length])
+os.write(2, text[length:])
+if signal:
+    os.kill(os.getpid(), signal)
+sys.exit(code)
 """
 
 #: Android's commands, as far as they are used. $R is the phone's root; state lies in $R/state/NAME.
@@ -85,17 +85,40 @@ printf 'Filesystem     1K-blocks     Used Available Use%% Mounted on\n/dev/block
 }
 
 
-class Phone:
-    """Starts attached to nothing: `connect` joins it to the adb server of the environment."""
+class Processor:
+    """The process that runs the models of all test phones."""
 
-    def __init__(self, model: str = "Pixel 2", **names: str) -> None:
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="bench")
+        self.socket = f"{self.folder}/s"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.devices.phone_bench", self.socket],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Phone:
+    """One phone, attached to nothing yet. `socket` is where its processor (a `Processor`) listens."""
+
+    def __init__(self, socket: str = "", model: str = "Pixel 2", **names: str) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="phone"))
         self.props = PROPS | {"ro.product.model": model} | names
         self._make_files()
         self.binary = self.root / "benchmark_model"
         self.binary.write_text(CLIENT.format(python=sys.executable))
         self.binary.chmod(0o755)
-        self.control: dict[str, Any] = {}
+        self.control: dict[str, Any] = {"phone": str(self.root)}
         self.set()
         path = f"{self.root}/system/bin:/usr/bin:/bin"
         names = {k.removeprefix("ro.product."): v for k, v in self.props.items()}
@@ -103,9 +126,8 @@ class Phone:
             self.root,
             {k: names[k].replace(" ", "_") for k in ("name", "model", "device")},
             path,
-            lambda: {"R": str(self.root), "PHONE_BENCH": str(self.root / "s")},
+            {"R": str(self.root), "PHONE_BENCH": socket, "PHONE_CONTROL": str(self.root / "control.json")},
         )
-        self._bench: subprocess.Popen[str] | None = None
 
     @property
     def serial(self) -> str:
@@ -145,23 +167,10 @@ class Phone:
         path.with_suffix(".new").write_text(json.dumps(self.control))
         path.with_suffix(".new").replace(path)
 
-    def start(self) -> None:
-        """Start the processor."""
-        self._bench = subprocess.Popen(
-            [sys.executable, "-m", "tests.devices.phone_bench", str(self.root / "s"), str(self.root / "control.json")],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert self._bench.stdout is not None
-        assert self._bench.stdout.readline() == "ready\n"
-
     def invocations(self) -> list[str]:
         """The command lines that benchmark_model was started with, in order."""
         log = self.root / "invocations.log"
-        return [line for line in log.read_text().splitlines() if line.startswith("begin")] if log.exists() else []
+        return log.read_text().splitlines() if log.exists() else []
 
     def when(self, invocations: int, act: Callable[[], None]) -> threading.Thread:
         """Call `act` in a thread as soon as so many more invocations have begun."""
@@ -186,10 +195,5 @@ class Phone:
 
     def close(self) -> None:
         self.adbd.drop()
-        if self._bench is not None:
-            self._bench.kill()
-            self._bench.wait()
-            assert self._bench.stdout is not None
-            self._bench.stdout.close()
         with contextlib.suppress(OSError):
             shutil.rmtree(self.root)

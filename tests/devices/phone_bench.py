@@ -1,8 +1,8 @@
 """The test phone's processor: a process that runs .tflite models through LiteRT for the phone's `benchmark_model`.
 
-`python -m tests.devices.phone_bench SOCKET CONTROL`: each connection brings one command line (JSON), and gets what the
-real program would print. Inferences are really run and timed, one by one. CONTROL is a JSON file that says which
-generation's text to print and which faults to show; see `Bench.run`.
+`python -m tests.devices.phone_bench SOCKET`: each connection brings one command line (JSON), and gets what the real
+program would print. Inferences are really run and timed, one by one. Each phone has a JSON file, CONTROL, that says
+which generation's text to print and which faults to show; see `Bench.run`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ FLAGS = {
 
 
 class Bench:
-    """One phone's runs. `log` gets a line for every invocation that began and ended."""
+    """The runs of all phones, one after another."""
 
-    def __init__(self, control: Path) -> None:
-        self.control, self.log = control, control.with_name("invocations.log")
+    def __init__(self) -> None:
         self.models: dict[tuple[str, int, bool], tuple[Interpreter, float]] = {}
         self.shown: dict[str, int] = {}
 
-    def run(self, argv: list[str], folder: str) -> dict[str, Any]:
+    def run(self, argv: list[str], folder: str, control: dict[str, Any]) -> dict[str, Any]:
         """`{"out", "err", "code", "signal"}` of one command line.
 
         CONTROL: `generation`; `unknown` flags that this build does not know; `fallback` (the GPU takes nothing);
         `slow` (factor on every time: a slower phone); `faults`: model file or "*" -> one of `signal`, `garbage`,
         `cut` (share of the text that arrives), `sleep` (seconds), with `times`, how often it is shown (default always).
         """
-        control = json.loads(self.control.read_text())
         flags = dict(a.removeprefix("--").partition("=")[::2] for a in argv)
         known = FLAGS - set(control.get("unknown", ()))
         ignored = [a for a in argv if a.removeprefix("--").partition("=")[0] not in known]
@@ -73,9 +71,10 @@ class Bench:
         faults = control.get("faults", {})
         key = model if model in faults else "*"
         fault: dict[str, Any] = faults.get(key, {})
-        if not fault or self.shown.get(key, 0) >= fault.get("times", 1 << 30):
+        shown = f"{control['phone']} {key} {json.dumps(fault)}"
+        if not fault or self.shown.get(shown, 0) >= fault.get("times", 1 << 30):
             return {}
-        self.shown[key] = self.shown.get(key, 0) + 1
+        self.shown[shown] = self.shown.get(shown, 0) + 1
         return fault
 
     def _measure(self, graph: Path, flags: dict[str, str], slow: float) -> Run:
@@ -135,18 +134,17 @@ def reply(out: str, err: str, code: int, number: int = 0) -> dict[str, Any]:
 
 def main() -> None:
     """Serve until killed, or until the parent is gone."""
-    bench = Bench(Path(sys.argv[2]))
+    bench = Bench()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            asked = json.loads(self.rfile.readline())
-            with bench.log.open("a") as log:
-                log.write(f"begin {asked['argv']}\n")
-            answer = bench.run(asked["argv"], asked["folder"])
-            with bench.log.open("a") as log:
-                log.write("end\n")
+            folder, control, *argv = self.rfile.readline().decode().rstrip("\n").split("\0")
+            with Path(control).with_name("invocations.log").open("a") as log:
+                log.write(f"{argv}\n")
+            answer = bench.run(argv, folder, json.loads(Path(control).read_text()))
+            out, err = answer["out"].encode(), answer["err"].encode()
             with contextlib.suppress(BrokenPipeError):  # the phone dropped, and its processes with it
-                self.wfile.write(json.dumps(answer).encode())
+                self.wfile.write(f"{answer['code']} {answer['signal']} {len(out)}\n".encode() + out + err)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()

@@ -67,7 +67,7 @@ def test_heat_is_that_of_now_not_of_the_cache():
     )
     assert parse_heat(text) == Heat(3, {"AP": 25.6, "skin": -2.0})
     assert parse_heat("Can't find service: thermalservice\n") == Heat(None)
-    with pytest.raises(PhoneError, match="'9' is none of 0..6"):
+    with pytest.raises(PhoneError, match=r"'9' is none of 0\.\.6"):
         parse_heat("Thermal Status: 9\n")
 
 
