@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,9 +113,16 @@ class Progress:
 
 
 def prepare(device: Device, workloads: Sequence[Workload], report: Report) -> tuple[dict[str, Session], dict[str, str]]:
-    """Open a session for every workload. Returns sessions by key, and by key why a workload has none."""
+    """Open a session for every workload. Returns sessions by key, and by key why a workload has none.
+
+    A device with `convert_ahead([(make, input_shape), ...], on_done)` converts its models side by side first.
+    """
     sessions: dict[str, Session] = {}
     failed: dict[str, str] = {}
+    ahead = getattr(device, "convert_ahead", None)
+    if ahead is not None:
+        n = len(workloads)
+        ahead([(w.make, w.input_shape) for w in workloads], lambda done: report(done, n, f"converted {done} of {n}"))
     for i, workload in enumerate(workloads):
         try:
             sessions[workload.key] = device.prepare(workload.make(), workload.input_shape)
@@ -184,6 +191,7 @@ def run_rounds(
     A workload whose session raises DeviceError twice running is handed to `on_failed` and left out.
     """
     unfinished = {w.key: w for w in workloads if w.key in sessions}
+    labels = {key: cache_label(sessions[key]) for key in unfinished}
     finished: dict[str, Workload] = {}
     watch = _Watch(policy)
     with _gc_off():
@@ -208,7 +216,7 @@ def run_rounds(
             due = [k for k, _ in taken if k in unfinished and watch.due(k, len(progress.samples[k]))]
             factors = progress.factors() if due else {}
             for key in due:
-                measurement = progress.measurement(unfinished[key], factors[key])
+                measurement = progress.measurement(unfinished[key], factors[key], (labels[key],))
                 if watch.done(measurement):
                     on_done(measurement)
                     finished[key] = unfinished.pop(key)
@@ -221,9 +229,15 @@ def run_rounds(
     factors = progress.factors()
     for key, workload in unfinished.items():
         if progress.samples.get(key):
-            measurement = progress.measurement(workload, factors[key])
+            measurement = progress.measurement(workload, factors[key], (labels[key],))
             noisy = half_width(measurement.corrected_s) > policy.target
-            on_done(progress.measurement(workload, factors[key], ("noisy",) if noisy else ()))
+            on_done(replace(measurement, flags=(*measurement.flags, "noisy")) if noisy else measurement)
+
+
+def cache_label(session: Session) -> str:
+    """ "cold" or "warm": in what state a sample finds the caches. Warm unless the session says otherwise, because a
+    visit begins with an untimed inference."""
+    return str(getattr(session, "cache_state", "warm"))
 
 
 def _visit(session: Session, loops: int) -> float:

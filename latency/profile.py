@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from latency.console import Ui, ms, parser, run
+from latency.console import Ui, parser, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from devices.base import Device, DeviceError
     from latency.measure import Measurement, Policy, Progress, Workload
     from latency.ops import Op
+    from latency.repeat import BetweenSessions
     from latency.space import SearchSpace
     from latency.table import LatencyTable, Row
+
+
+REPEAT_BUDGET = 0.08  # share of the budget in which a few workloads are measured again in a second session
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class ProfileResult:
     seconds: float
     noisy: int
     failed: int
+    between: BetweenSessions | None = None
+    advice: tuple[str, ...] = ()
 
 
 def workloads(space: SearchSpace, networks: int, seed: int) -> list[Workload]:
@@ -39,7 +49,7 @@ def workloads(space: SearchSpace, networks: int, seed: int) -> list[Workload]:
     from latency.ops import network_text
 
     found = [
-        Workload(str(op), "op", lambda op=op: build(op), op.input_shape)  # type: ignore[misc]
+        Workload(str(op), "op", lambda op=op: _seeded(build, op), op.input_shape)  # type: ignore[misc]
         for op in space.unique_ops()
     ]
     if space.n_networks < 2 * networks:
@@ -51,10 +61,19 @@ def workloads(space: SearchSpace, networks: int, seed: int) -> list[Workload]:
     while len(chains) < networks:
         chains[space.random(rng).kernel_ops] = None
     found += [
-        Workload(network_text(ops), "network", lambda ops=ops: build_network(ops), space.input_shape)  # type: ignore[misc]
+        Workload(network_text(ops), "network", lambda ops=ops: _seeded(build_network, ops), space.input_shape)  # type: ignore[misc]
         for ops in chains
     ]
     return found
+
+
+def _seeded(make: Callable[[Any], nn.Module], what: Any) -> nn.Module:
+    """`make(what)` with the same weights every time: a device that converts models finds them in its cache."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(what)
 
 
 def profile(
@@ -71,13 +90,16 @@ def profile(
 
     Raises TableError where the table is of another device; UserError where the space is too small.
     """
+    from latency.host import HostWatch, advice, host_state
     from latency.measure import prepare, run_rounds
+    from latency.repeat import repeat
     from latency.table import workload_id
 
     ui, began = ui or Ui(), time.monotonic()
     todo = workloads(space, networks, seed)
+    before, watch, fingerprint = host_state(), HostWatch(), device.describe()
     session = table.start(
-        device.describe(),
+        fingerprint,
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "space": space.name,
@@ -85,7 +107,7 @@ def profile(
             "seed": seed,
             "target": policy.target,
             "budget_s": policy.budget_s,
-            "host": host_state(),
+            "host": before,
         },
     )
     have = {row.op for row in table.rows()}
@@ -97,6 +119,7 @@ def profile(
             f"{progress.next_round} rounds of the others are kept"
         )
     failed: dict[str, str] = {}
+    between: BetweenSessions | None = None
     if left:
         with ui.progress("preparing") as report:
             sessions, failed = prepare(device, left, report)
@@ -110,13 +133,24 @@ def profile(
                 run_rounds(
                     sessions,
                     left,
-                    policy,
+                    replace(policy, budget_s=policy.budget_s * (1 - REPEAT_BUDGET)),
                     random.Random(f"{seed}/{session}"),
                     progress,
                     report=report,
                     on_round=lambda r, taken: table.append_samples(session, r, [(workload_id(k), s) for k, s in taken]),
                     on_done=lambda m: table.append(to_row(m, session)),
                     on_failed=on_failed,
+                )
+            notes = {workload_id(k): s.notes() for k, s in sessions.items() if hasattr(s, "notes")}
+            table.update_session(**({"notes": notes} if notes else {}))
+            with ui.progress("repeating a few in a second session") as report:
+                between = repeat(
+                    device,
+                    [w for w in todo if w.key not in failed],
+                    {row.op: row.median_s for row in table.rows()},
+                    replace(policy, budget_s=policy.budget_s * REPEAT_BUDGET),
+                    random.Random(f"{seed}/{session}/repeat"),
+                    report,
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
@@ -129,7 +163,8 @@ def profile(
                 seconds=round(time.monotonic() - began, 1),
                 rounds=progress.next_round,
                 failed=failed,
-                host_after=host_state(),
+                host_after=watch.facts(),
+                between_sessions=between.as_dict() if between else None,
             )
     rows = [row for row in table.rows() if row.op in {w.key for w in todo}]
     return ProfileResult(
@@ -139,6 +174,21 @@ def profile(
         time.monotonic() - began,
         sum("noisy" in r.flags for r in rows),
         len(failed),
+        between,
+        tuple(
+            advice(
+                rows,
+                policy.target,
+                policy.budget_s,
+                before,
+                watch.facts(),
+                between.as_dict() if between else None,
+                str(fingerprint.get("governor", "")),
+                on_this_host="cpu" in fingerprint,
+            )
+        )
+        if left
+        else (),
     )
 
 
@@ -165,19 +215,6 @@ def to_row(measurement: Measurement, session: int) -> Row:
         measurement.flags,
         session,
     )
-
-
-def host_state() -> dict[str, Any]:
-    """What else this machine was doing: load average, frequency where the host tells it, free memory."""
-    import psutil
-
-    frequency = psutil.cpu_freq()
-    return {
-        "load_1min": round(psutil.getloadavg()[0], 2),
-        "cores": psutil.cpu_count(),
-        "mhz": round(frequency.current) if frequency else None,
-        "free_gib": round(psutil.virtual_memory().available / 2**30, 1),
-    }
 
 
 def _saved(table: LatencyTable, todo: list[Workload]) -> Progress:
@@ -222,7 +259,14 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
         + (f"; {result.failed} failed, see {table.json_path}" if result.failed else "")
     )
-    _advise(ui, table, result)
+    if result.between:
+        b = result.between
+        ui.say(
+            f"{b.n} workloads measured again in a second session: all {b.shift:+.1%}, each beyond that "
+            f"{b.spread:.1%} in the middle and {b.worst:.1%} at most (their own noise explains {b.noise:.1%})"
+        )
+    for line in result.advice:
+        ui.say(line)
     ui.say("next: python -m latency.fit")
     return {
         "device": result.device,
@@ -231,18 +275,6 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         "noisy": result.noisy,
     }
-
-
-def _advise(ui: Ui, table: LatencyTable, result: ProfileResult) -> None:
-    if result.noisy <= result.rows / 2:
-        return
-    host = table.provenance()["sessions"][-1]["host"]
-    slowest = max((r for r in table.rows()), key=lambda r: r.median_s)
-    ui.say(
-        f"many rows are noisy: load average was {host['load_1min']} on {host['cores']} cores, and one visit to "
-        f"every workload is long (the slowest takes {ms(slowest.median_s)}); "
-        f"quieten the machine or raise --budget-min"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,8 @@ import pytest
 
 from devices.base import DeviceError
 from devices.replay import ReplayDevice, Script
-from latency.measure import Measurement, Policy, Progress, Workload, prepare, run_rounds, warm_up
+from latency.measure import Measurement, Policy, Progress, Workload, cache_label, prepare, run_rounds, warm_up
+from latency.repeat import choose, compare, repeat
 from latency.stats import spearman
 from tests.devices.test_devices import Named
 
@@ -50,7 +51,7 @@ def test_quiet_device_is_measured_exactly():
     truth = times(20, np.random.default_rng(0))
     done, _, rounds, _ = run(truth, Script(), Policy())
     assert {m.key: m.median_s for m in done} == pytest.approx(truth)
-    assert all(not m.flags for m in done)
+    assert all(m.flags == ("warm",) for m in done)
     assert len(rounds) == 14, "10 samples, and once more at 10 x 1.4 to confirm"
 
 
@@ -106,7 +107,7 @@ def test_done_workloads_meet_the_target_and_the_rest_is_flagged():
     for m in done:
         low, high = m.ci_s
         assert ("noisy" in m.flags) == ((high - low) / 2 / m.median_s > 0.02)
-    assert any(m.flags for m in done)
+    assert any("noisy" in m.flags for m in done)
 
 
 def test_interrupted_and_resumed_keeps_every_sample():
@@ -148,3 +149,64 @@ def test_a_sample_lasts_long_enough():
 def test_warm_up_ends_on_a_device_that_never_settles():
     session = ReplayDevice(lambda key: 1e-3, Script(noise_cv=0.5)).prepare(Named("x"), (1,))
     assert warm_up(session, 2e-3) >= 1
+
+
+def test_rows_say_in_what_state_the_caches_were():
+    session = ReplayDevice(lambda key: 1e-3).prepare(Named("x"), (1,))
+    assert cache_label(session) == "warm"
+    session.cache_state = "cold"
+    assert cache_label(session) == "cold"
+
+
+def test_a_device_that_converts_is_given_all_models_at_once():
+    class Converting(ReplayDevice):
+        def convert_ahead(self, jobs, on_done):
+            self.ahead = [(make().key, shape) for make, shape in jobs]
+            on_done(len(self.ahead))
+
+    device, notes = Converting(lambda key: 1e-3), []
+    todo = [Workload(key, "op", lambda key=key: Named(key), (1, 2)) for key in "abc"]
+    prepare(device, todo, lambda done, total, note: notes.append(note))
+    assert device.ahead == [("a", (1, 2)), ("b", (1, 2)), ("c", (1, 2))]
+    assert notes[0] == "converted 3 of 3"
+
+
+def test_a_second_session_tells_the_common_shift_from_the_spread():
+    """By hand: ratios 1.10, 1.10 * 1.04 and 1.10 * 0.99: shift 10 %, off by 0, 4 and 1 %."""
+    second = [
+        Measurement(key, "op", np.full(20, seconds), np.ones(20))
+        for key, seconds in (("a", 1.10), ("b", 2.0 * 1.10 * 1.04), ("c", 3.0 * 1.10 * 0.99), ("new", 9.0))
+    ]
+    found = compare({"a": 1.0, "b": 2.0, "c": 3.0}, second)
+    assert found.n == 3
+    assert (found.shift, found.spread, found.worst) == pytest.approx((0.10, 0.01, 0.04))
+    assert found.noise == 0
+    assert compare({"a": 1.0, "b": 2.0}, second) is None
+
+
+def test_what_changes_from_session_to_session_is_found():
+    """A device that times every newly opened session 0 to 12 % slower: its intervals say nothing of that."""
+
+    class Moody(ReplayDevice):
+        def prepare(self, module, input_shape):
+            session = super().prepare(module, input_shape)
+            session._seconds *= 1 + 0.12 * self._rng.random()
+            return session
+
+    truth = times(160, np.random.default_rng(6))
+    todo = [Workload(key, "op", lambda key=key: Named(key), (1,)) for key in truth]
+
+    def again(device):
+        return repeat(device, todo, truth, Policy(target=0.01), random.Random(0), lambda *_: None)
+
+    moody, steady = (again(kind(truth.__getitem__, Script(noise_cv=0.02), 3)) for kind in (Moody, ReplayDevice))
+    assert moody.n == steady.n == 8, "5 % of 160"
+    assert 2 * steady.spread < moody.spread < 0.12
+    assert moody.shift > 0.01
+    assert steady.noise == pytest.approx(moody.noise, abs=0.005)
+
+
+@pytest.mark.parametrize(("have", "taken"), [(3, 3), (40, 8), (160, 8), (400, 20)])
+def test_a_twentieth_is_repeated_and_never_too_few(have, taken):
+    todo = [Workload(f"w{i}", "op", lambda: Named("x"), (1,)) for i in range(have)]
+    assert len({w.key for w in choose(todo, random.Random(0))}) == taken

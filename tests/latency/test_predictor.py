@@ -45,7 +45,9 @@ def test_gp_is_chosen_and_networks_are_predicted(fitted):
     assert errors["network_spearman"] > 0.97
     assert errors["noise_floor"] == pytest.approx(0.01)
     assert set(errors["baselines"]) == {"lookup_sum", "flops_line", "random_forest"}
-    assert errors["baselines"]["lookup_sum"]["mape"] > 1.5 * errors["network_mape"], "the plain sum knows nothing of scale and constant"
+    assert errors["baselines"]["lookup_sum"]["mape"] > 1.5 * errors["network_mape"], (
+        "the plain sum knows nothing of scale and constant"
+    )
 
 
 def test_a_network_is_constant_plus_scaled_sum(fitted):

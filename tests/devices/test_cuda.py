@@ -1,0 +1,308 @@
+"""The GPU's logic on a fake torch.cuda with a virtual clock; the real thing behind the marker `gpu`."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import devices
+from devices.base import DeviceError, DeviceUnavailable
+from devices.cuda import MAX_CALLS, TRIES, CudaDevice
+from devices.nvml import Clocks, Nvml
+from devices.spec import DeviceSpec
+from latency import profile
+from latency.modules import build, build_network
+from latency.ops import Conv2d, Linear, mbconv
+
+SHAPE = (1, 4, 16, 16)
+BYTES = 4 * 16 * 16 * 4
+
+
+class FakeCuda:
+    """Work done while a graph is being captured is recorded, and passes when the graph is replayed."""
+
+    def __init__(self, l2_bytes=64 * BYTES, devices=1):
+        self.now_s, self.recording, self.captured_on_side_stream = 0.0, None, False
+        self.properties = SimpleNamespace(
+            name="Fake", L2_cache_size=l2_bytes, total_memory=2**30, major=8, minor=0, uuid="0"
+        )
+        self.devices, self.side_calls, self.graphs = devices, 0, []
+        fake = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at_s = fake.now_s
+
+            def synchronize(self):
+                pass
+
+            def elapsed_time(self, other):
+                return (other.at_s - self.at_s) * 1e3
+
+        class CUDAGraph:
+            def __init__(self):
+                self.work = []
+                fake.graphs.append(self)
+
+            def replay(self):
+                fake.now_s += sum(self.work)
+
+        class Stream:
+            def wait_stream(self, other):
+                pass
+
+        self.Event, self.CUDAGraph, self.Stream = Event, CUDAGraph, Stream
+
+    def work(self, seconds):
+        if self.recording is None:
+            self.now_s += seconds
+        else:
+            self.recording.work.append(seconds)
+
+    def is_available(self):
+        return True
+
+    def device_count(self):
+        return self.devices
+
+    def get_device_properties(self, index):
+        return self.properties
+
+    def current_stream(self):
+        return self.Stream()
+
+    def synchronize(self):
+        pass
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        yield
+
+    @contextlib.contextmanager
+    def device(self, index):
+        yield
+
+    @contextlib.contextmanager
+    def graph(self, graph):
+        self.recording = graph
+        yield
+        self.recording = None
+
+
+class Busy(nn.Module):
+    """Takes `seconds` of the fake GPU and remembers where its inputs lay."""
+
+    def __init__(self, cuda, seconds):
+        super().__init__()
+        self.cuda, self.seconds, self.seen = cuda, seconds, []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.cuda.work(self.seconds)
+        self.seen.append((x.data_ptr(), x.dtype, x.is_contiguous(memory_format=torch.channels_last)))
+        return x
+
+
+def opened(cuda, nvml=None, **options):
+    sleeps: list[float] = []
+    device = CudaDevice(DeviceSpec("gpu", "cuda", "", options), cuda, "cpu", nvml, sleeps.append)
+    device.sleeps = sleeps
+    return device
+
+
+def test_seconds_are_those_of_the_graph_whatever_the_loops():
+    cuda = FakeCuda()
+    session = opened(cuda).prepare(Busy(cuda, 3e-6), SHAPE)
+    for loops in (1, 7, 1000):
+        assert session.time_s(loops) == pytest.approx(3e-6 * loops)
+    assert session.node_times_s(2) == {}
+    session.close()
+    with pytest.raises(DeviceError, match="closed"):
+        session.time_s(1)
+
+
+def test_cold_inputs_rotate_over_four_times_the_l2_and_warm_ones_stay():
+    for cache, distinct in (("cold", 4 * 64), ("warm", 1)):
+        cuda = FakeCuda()
+        module = Busy(cuda, 1e-5)
+        session = opened(cuda, cache=cache).prepare(module, SHAPE)
+        graph = module.seen[4 : 4 + session.notes()["calls"]]  # 3 to warm up, 1 timed
+        assert len({place for place, _, _ in graph}) == min(distinct, len(graph))
+        assert sum(cuda.graphs[0].work) >= 200e-6
+        if cache == "cold":
+            assert len(graph) * BYTES >= 4 * cuda.properties.L2_cache_size
+        assert session.cache_state == cache
+
+
+def test_a_graph_is_neither_endless_nor_slow():
+    cuda = FakeCuda(l2_bytes=10**9 // 64)
+    assert opened(cuda).prepare(Busy(cuda, 1e-6), SHAPE).notes()["calls"] == MAX_CALLS
+    slow = opened(FakeCuda()).cuda
+    assert opened(slow).prepare(Busy(slow, 0.02), SHAPE).notes()["calls"] == 2
+
+
+def test_sessions_share_one_arena():
+    cuda = FakeCuda()
+    device, one, two = opened(cuda), Busy(cuda, 1e-5), Busy(cuda, 1e-5)
+    device.prepare(one, SHAPE)
+    device.prepare(two, SHAPE)
+    assert {p for p, _, _ in one.seen} == {p for p, _, _ in two.seen}
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "channels_last"),
+    [
+        ({"precision": "fp16"}, torch.float16, False),
+        ({"precision": "bf16", "channels_last": True}, torch.bfloat16, True),
+        ({"precision": "tf32"}, torch.float32, False),
+    ],
+)
+def test_precision_and_layout_reach_the_module(options, dtype, channels_last):
+    cuda = FakeCuda()
+    module = Busy(cuda, 1e-5)
+    opened(cuda, **options).prepare(module, SHAPE)
+    assert {(d, c) for _, d, c in module.seen} == {(dtype, channels_last)}
+
+
+def test_tf32_is_set_while_running_and_put_back():
+    cuda, seen = FakeCuda(), []
+
+    class Asks(Busy):
+        def forward(self, x):
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return super().forward(x)
+
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    opened(cuda, precision="tf32").prepare(Asks(cuda, 1e-5), SHAPE)
+    assert set(seen) == {(True, True)}
+    seen.clear()
+    opened(cuda).prepare(Asks(cuda, 1e-5), SHAPE)
+    assert set(seen) == {(False, False)}
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+class FakeNvml:
+    def __init__(self, *reasons):
+        self.reasons = list(reasons)
+
+    def clocks(self):
+        return Clocks(1000, 800, self.reasons.pop(0) if len(self.reasons) > 1 else self.reasons[0])
+
+    def driver(self):
+        return "1"
+
+
+def test_throttled_batches_are_taken_again():
+    cuda = FakeCuda()
+    device = opened(cuda, FakeNvml(0x20, 0x40, 0x0))
+    assert device.prepare(Busy(cuda, 1e-5), SHAPE).time_s(10) == pytest.approx(1e-4)
+    assert device.sleeps == [2.0, 2.0]
+    assert device.describe()["throttling"] == "watched"
+
+
+def test_a_gpu_that_goes_on_throttling_is_an_error_and_a_power_cap_is_not():
+    cuda = FakeCuda()
+    device = opened(cuda, FakeNvml(0x20))
+    with pytest.raises(DeviceError, match=rf"thermal slowdown \(software\)\) after {TRIES} tries"):
+        device.prepare(Busy(cuda, 1e-5), SHAPE).time_s(10)
+    capped = opened(cuda, FakeNvml(0x4)).prepare(Busy(cuda, 1e-5), SHAPE)
+    assert capped.time_s(1) > 0
+    assert capped.notes()["clocks"] == ["power cap"]
+
+
+def test_node_times_are_those_of_the_submodules():
+    cuda = FakeCuda()
+    net = nn.Sequential(Busy(cuda, 1e-5), Busy(cuda, 3e-5))
+    found = opened(cuda).prepare(net, SHAPE).node_times_s(4)
+    assert found == {"0": pytest.approx(1e-5), "1": pytest.approx(3e-5)}
+    assert not net[0]._forward_hooks
+
+
+def test_what_the_gpu_refuses_is_a_device_error():
+    cuda = FakeCuda()
+
+    class Big(Busy):
+        def forward(self, x):
+            raise torch.cuda.OutOfMemoryError("out of\nmemory")
+
+    with pytest.raises(DeviceError, match="gpu: out of memory"):
+        opened(cuda).prepare(Big(cuda, 1.0), SHAPE)
+
+
+def test_options_are_checked():
+    for options, says in (
+        ({"precision": "int4"}, "one of fp32, tf32, fp16, bf16"),
+        ({"cache": "hot"}, "one of cold, warm"),
+        ({"index": 3}, "there are 1 CUDA devices"),
+        ({"streams": 2}, "unknown option 'streams'"),
+    ):
+        with pytest.raises(devices.UserError, match=says):
+            opened(FakeCuda(), **options)
+
+
+def test_nvml_reads_and_names_failures():
+    class Library:
+        def __getattr__(self, name):
+            def call(*args):
+                if name == "nvmlDeviceGetClockInfo":
+                    args[-1]._obj.value = 1500 if args[1].value == 1 else 900
+                if name == "nvmlDeviceGetCurrentClocksThrottleReasons":
+                    args[-1]._obj.value = 0x44
+                return 0
+
+            return call
+
+    clocks = Nvml("GPU-0", Library()).clocks()
+    assert clocks == Clocks(1500, 900, 0x44)
+    assert clocks.throttled
+    assert clocks.names == ["power cap", "thermal slowdown (hardware)"]
+
+    class Broken:
+        def __getattr__(self, name):
+            return lambda *args: 9
+
+    with pytest.raises(OSError, match="nvmlInit_v2 returned 9"):
+        Nvml("GPU-0", Broken())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_profile_says_why_and_exits_with_2(tmp_path, capsys):
+    assert profile.main(["--device", "gpu", "--out", str(tmp_path / "gpu.csv")]) == 2
+    said = capsys.readouterr()
+    assert "needs an NVIDIA GPU and a torch with CUDA" in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def gpu():
+    try:
+        return devices.load("gpu")
+    except DeviceUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.gpu
+def test_real_gpu(gpu):
+    """Larger ops take longer, a chain takes about the sum of its parts, and the graph is faster than eager launches."""
+    small, large = (mbconv(c, c, 56, kernel=3, stride=1, expand=6) for c in (16, 96))
+    times = {op: gpu.prepare(build(op), op.input_shape).time_s(200) / 200 for op in (small, large)}
+    assert 0 < times[small] < times[large]
+    chain = [
+        Conv2d(in_channels=3, out_channels=16, height=112, width=112, kernel=3, stride=2),
+        small,
+        Linear(in_channels=16, out_channels=10, height=56, width=56),
+    ]
+    session = gpu.prepare(build_network(chain), chain[0].input_shape)
+    whole = session.time_s(200) / 200
+    assert whole > times[small]
+    assert set(session.node_times_s(5)) == {"0", "1", "2"}
+    assert session.notes()["eager_host_s"] > 0
