@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.adb import Adb, find_adb
-from devices.adb_states import PhoneError, PhoneLost, PhoneUnavailable, choose
+from devices.adb_states import Attached, PhoneError, PhoneLost, PhoneUnavailable, choose
 from devices.base import DeviceError
 from devices.benchmark_binary import digest, find_binary
 from devices.benchmark_text import Outcome
@@ -25,6 +25,7 @@ from devices.spec import DeviceSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from devices.health import Check
     from devices.phone_group import PhoneGroup
 
 
@@ -60,6 +61,7 @@ class AndroidDevice:
     """One phone."""
 
     sample_s = 0.03  # a sample is one invocation; its timed runs last about this long
+    width = 1
 
     def __init__(self, spec: DeviceSpec, adb: Adb) -> None:
         self.name, self.adb, self._spec = spec.name, adb, spec
@@ -74,6 +76,18 @@ class AndroidDevice:
         self._changed: dict[str, str] = {}
         self._text = ""
         self.tell: Callable[[str], None] = quietly
+
+    def convert_ahead(
+        self, jobs: Sequence[tuple[Callable[[], nn.Module], tuple[int, ...]]], on_done: Callable[[int], None]
+    ) -> None:
+        """Convert (make, input_shape) jobs side by side into the cache, so that `prepare` finds them there.
+
+        A module that cannot be converted raises in `prepare`, not here.
+        """
+        from devices import convert
+
+        convert.to_tflite_many(((make(), shape) for make, shape in jobs), option(self._spec, "quantization"), on_done)
+        convert.release()
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> AndroidSession:
         """Convert `module` and push it, unless a file of that content is on the phone.
@@ -125,6 +139,11 @@ class AndroidDevice:
             self._runner = runner
         return self._runner
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for the phone to cool down or to come back."""
+        return self._runner.waited_s if self._runner else 0.0
+
     def describe(self) -> dict[str, Any]:
         """The fingerprint. Not in it: the serial. Phones of one model and build give comparable times."""
         props, mask = self.facts.props, setup_mask(self._spec, self.facts)
@@ -169,15 +188,22 @@ def open_device(spec: DeviceSpec) -> AndroidDevice | PhoneGroup:
     binary = find_adb()
     wanted = option(spec, "serials") or list(filter(None, [os.environ.get("ANDROID_SERIAL")]))
     attached = Adb(binary).devices()
-    if not wanted:
-        fits = [a for a in attached if a.state == "device" and fits_model(spec, a.model)]
-        wanted = [choose(fits or attached).serial]
-    phones = [AndroidDevice(spec, Adb(binary, choose(attached, serial).serial)) for serial in wanted]
+    try:
+        chosen = [choose(attached, serial) for serial in wanted] or [choose(attached_for(spec, attached))]
+    except PhoneUnavailable as error:
+        models = ", ".join(option(spec, "models")) or "any Android phone"
+        raise PhoneUnavailable(f"device {spec.name} is a phone ({models}), looked for with {binary}: {error}") from None
+    phones = [AndroidDevice(spec, Adb(binary, phone.serial)) for phone in chosen]
     if len(phones) == 1:
         return phones[0]
     from devices.phone_group import PhoneGroup
 
     return PhoneGroup(phones)
+
+
+def attached_for(spec: DeviceSpec, attached: list[Attached]) -> list[Attached]:
+    """Those of `attached` that work and are of the file's model; all of them where there is none such."""
+    return [a for a in attached if a.state == "device" and fits_model(spec, a.model)] or attached
 
 
 def _setup(spec: DeviceSpec, adb: Adb, facts: Facts, mask: int | None, binary: str = "") -> Setup:
@@ -198,3 +224,10 @@ def _restore(keeper: SettingsKeeper) -> None:
     """At the end. A phone that is gone keeps the way back on it, and the next session takes it."""
     with contextlib.suppress(PhoneLost, PhoneError, PhoneUnavailable):
         keeper.restore()
+
+
+def checks(spec: DeviceSpec) -> Iterator[Check]:
+    """For `--doctor`: see devices/phone_checks.py."""
+    from devices.phone_checks import checks as phone_checks
+
+    return phone_checks(spec)

@@ -45,6 +45,7 @@ class PhoneGroup:
 
     def __init__(self, phones: Sequence[AndroidDevice], seed: int = 0) -> None:
         self.phones, self.name = list(phones), phones[0].name
+        self.width = len(self.phones)
         self._rng, self._turn = random.Random(seed), -1
         self.tell: Callable[[str], None] = quietly
         first = self.phones[0].describe()
@@ -57,6 +58,12 @@ class PhoneGroup:
                     f"phones {self.phones[0].adb.serial} and {phone.adb.serial} differ ({'; '.join(different)}): "
                     "only phones of one model and build share a table"
                 )
+
+    def convert_ahead(
+        self, jobs: Sequence[tuple[Callable[[], nn.Module], tuple[int, ...]]], on_done: Callable[[int], None]
+    ) -> None:
+        """Convert once for all."""
+        self.phones[0].convert_ahead(jobs, on_done)
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> GroupSession:
         """Convert once, push to all."""
@@ -92,6 +99,11 @@ class PhoneGroup:
         """The number of the phone whose turn it is."""
         self._turn = (self._turn + 1) % len(self.phones)
         return self._turn
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds waited for the phone that had to be waited for longest."""
+        return max(phone.waited_s for phone in self.phones)
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint of each of them: it is the same."""

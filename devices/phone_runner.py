@@ -36,6 +36,7 @@ class PhoneRunner:
         self.tell: Callable[[str], None] = quietly
         self.cool_s, self.poll_s = COOL_S, POLL_S
         self.heat = Heat(None)
+        self.waited_s = 0.0
         self.mhz: list[float] = []  # the mean clock of every batch
         self._known_s: dict[str, float] = {}  # file -> seconds an inference took last
 
@@ -106,8 +107,7 @@ class PhoneRunner:
         try:
             answer = self.adb.shell(script(self.setup, jobs, self._token()), 30 + sum(job.limit_s + 3 for job in jobs))
         except PhoneLost as lost:
-            self.tell(f"{lost}; going on when it is back")
-            self.adb.wait(tell=self.tell)
+            self._wait(lost)
             self._end_strays()
             return str(lost.__dict__.get("partial", "")), False
         if answer.code and "@@job" not in answer.stdout:
@@ -141,6 +141,7 @@ class PhoneRunner:
                     "take it out of its case and the sun, unplug fast charging, and run the same command again"
                 )
             time.sleep(self.poll_s)
+            self.waited_s += self.poll_s
 
     def _hot(self) -> bool:
         answer = self.patiently(
@@ -159,9 +160,14 @@ class PhoneRunner:
             try:
                 return work()
             except PhoneLost as lost:
-                self.tell(f"{lost}; going on when it is back")
-                self.adb.wait(tell=self.tell)
+                self._wait(lost)
         return work()
+
+    def _wait(self, lost: PhoneLost) -> None:
+        start = time.monotonic()
+        self.tell(f"{lost}; going on when it is back")
+        self.adb.wait(tell=self.tell)
+        self.waited_s += time.monotonic() - start
 
     @staticmethod
     def _token() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,29 +16,18 @@ from devices.android import AndroidDevice
 from devices.spec import DeviceSpec
 from tests.devices.phone import Phone, Processor
 
-#: What keeps a test's adb to itself: a port of its own, no look-out for phones on the network or for emulators.
-QUIET = {"ADB_MDNS_AUTO_CONNECT": "0", "ADB_MDNS": "0", "ADB_LOCAL_TRANSPORT_MAX_PORT": "0", "ADB_USB": "0"}
-
 
 @pytest.fixture(scope="session")
-def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
+def adb_server(adb_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
     """The real adb with a server on a port of its own, ended afterwards. Skips where there is no adb."""
     try:
         binary = find_adb()
     except PhoneUnavailable as reason:
         pytest.skip(str(reason))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("adb_home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "ANDROID_ADB_SERVER_PORT": str(port)}.items():
-            patch.setenv(name, value)
-        patch.delenv("ANDROID_SERIAL", raising=False)
-        # its own HOME: the server makes a key there on its first start
-        subprocess.run([binary, "start-server"], env={**os.environ, "HOME": str(home)}, check=True, capture_output=True)
-        yield Adb(binary)
-        subprocess.run([binary, "kill-server"], capture_output=True, timeout=20)
+    home = {"HOME": str(tmp_path_factory.mktemp("adb_home"))}  # the server makes a key there on its first start
+    subprocess.run([binary, "start-server"], env={**os.environ, **home}, check=True, capture_output=True)
+    yield Adb(binary)
+    subprocess.run([binary, "kill-server"], capture_output=True, timeout=20)
 
 
 @pytest.fixture(scope="session")
