@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from devices.base import Device, DeviceError, DeviceUnavailable, Session
 from devices.errors import UserError, did_you_mean
@@ -26,8 +28,12 @@ def find(name: str) -> DeviceSpec:
     return read(SPECS / f"{name}.toml")
 
 
-def load(name: str) -> Device:
-    """The device `name`, ready for `prepare`. Raises UserError, DeviceUnavailable."""
+def load(name: str, **options: Any) -> Device:
+    """The device `name`, ready for `prepare`; `options` override those of its file.
+
+    Raises UserError, DeviceUnavailable.
+    """
     spec = find(name)
+    spec = replace(spec, options={**spec.options, **options})
     device: Device = importlib.import_module(f"devices.{spec.runtime}").open_device(spec)
     return device

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from devices.base import DeviceError, Session
+from latency.batches import batcher_of, columns, first_loops, waited_s
 from latency.console import Report
 from latency.stats import Floats, half_to_half, half_width, median_ci, round_factors
 
@@ -195,32 +196,41 @@ def run_rounds(
     finished: dict[str, Workload] = {}
     watch = _Watch(policy)
     with _gc_off():
-        loops = {key: warm_up(sessions[key], policy.sample_s) for key in unfinished}
-        start, rounds = time.monotonic(), 0
-        while unfinished and rounds < policy.max_rounds and time.monotonic() - start < policy.budget_s:
-            spare = max(0, min(policy.sentinels - len(unfinished), len(finished)))
+        loops: dict[str, int] = {}
+        for key, first in first_loops(sessions, list(unfinished), policy.sample_s, warm_up).items():
+            if isinstance(first, DeviceError):
+                del unfinished[key]
+                on_failed(key, first)
+            else:
+                loops[key] = first
+        sentinels = policy.sentinels * getattr(batcher_of(sessions), "width", 1)
+        start, rounds = time.monotonic() - waited_s(sessions), 0
+        while unfinished and rounds < policy.max_rounds and _spent(start, sessions) < policy.budget_s:
+            spare = max(0, min(sentinels - len(unfinished), len(finished)))
             keys = [*unfinished, *rng.sample(sorted(finished), spare)]
             rng.shuffle(keys)
-            round_, taken = progress.next_round, []
-            for key in keys:
-                try:
-                    taken.append((key, _visit(sessions[key], loops[key])))
-                except DeviceError as error:
-                    unfinished.pop(key, None)
-                    finished.pop(key, None)
-                    on_failed(key, error)
-            for key, seconds in taken:
-                progress.add(key, round_, seconds)
-            on_round(round_, taken)
+            visited: set[str] = set()
+            for column in columns(sessions, keys, loops, _visit):
+                round_, taken = progress.next_round, []
+                for key, result in column:
+                    if isinstance(result, DeviceError):
+                        unfinished.pop(key, None)
+                        finished.pop(key, None)
+                        on_failed(key, result)
+                    else:
+                        taken.append((key, result))
+                        progress.add(key, round_, result)
+                on_round(round_, taken)
+                visited.update(key for key, _ in taken)
             rounds += 1
-            due = [k for k, _ in taken if k in unfinished and watch.due(k, len(progress.samples[k]))]
+            due = [k for k in keys if k in visited and k in unfinished and watch.due(k, len(progress.samples[k]))]
             factors = progress.factors() if due else {}
             for key in due:
                 measurement = progress.measurement(unfinished[key], factors[key], (labels[key],))
                 if watch.done(measurement):
                     on_done(measurement)
                     finished[key] = unfinished.pop(key)
-            spent = time.monotonic() - start
+            spent = _spent(start, sessions)
             report(
                 max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)),
                 1.0,
@@ -232,6 +242,11 @@ def run_rounds(
             measurement = progress.measurement(workload, factors[key], (labels[key],))
             noisy = half_width(measurement.corrected_s) > policy.target
             on_done(replace(measurement, flags=(*measurement.flags, "noisy")) if noisy else measurement)
+
+
+def _spent(start: float, sessions: Mapping[str, Session]) -> float:
+    """Seconds of the budget that are gone; a phone that cools down takes none."""
+    return time.monotonic() - start - waited_s(sessions)
 
 
 def cache_label(session: Session) -> str:

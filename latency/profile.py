@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, parser, run
+from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,6 +165,7 @@ def profile(
                 rounds=progress.next_round,
                 failed=failed,
                 host_after=watch.facts(),
+                **({"device_state": device.state()} if hasattr(device, "state") else {}),
                 between_sessions=between.as_dict() if between else None,
             )
     rows = [row for row in table.rows() if row.op in {w.key for w in todo}]
@@ -231,6 +233,10 @@ def _saved(table: LatencyTable, todo: list[Workload]) -> Progress:
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
+    if args.list or args.doctor:
+        from latency.doctor import doctor, list_devices
+
+        return list_devices(ui) if args.list else doctor(ui, args)
     import devices
     from latency.measure import Policy
     from latency.space import load_space
@@ -241,19 +247,19 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least {low}")
     devices.find(args.device)  # an unknown device is said before anything is built
     space = load_space(args.space)
-    device = devices.load(args.device)
     name = Path(args.device).stem
     table = LatencyTable(Path(args.out or f"tables/{name}.csv"))
     if table.path.suffix != ".csv":
         raise UserError(f"--out {args.out}: a table is a .csv file")
-    if args.overwrite:
-        table.remove()
     policy = Policy(target=args.target_ci, budget_s=args.budget_min * 60)
-    ui.say(
-        f"profiling '{space.name}' on {args.device}: {len(space.unique_ops())} ops and {args.networks} random "
-        f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
-    )
-    result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui)
+    with target(args, ui) as device:
+        if args.overwrite:
+            table.remove()
+        ui.say(
+            f"profiling '{space.name}' on {args.device}: {len(space.unique_ops())} ops and {args.networks} random "
+            f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
+        )
+        result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui)
     ui.say(
         f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
         f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
@@ -282,7 +288,9 @@ def main(argv: list[str] | None = None) -> int:
     made = parser(
         "latency.profile", "Time every candidate op of a search space, and random whole networks, on a device."
     )
-    made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
+    add_device_arguments(made)
+    made.add_argument("--list", action="store_true", help="list the devices, and what is attached")
+    made.add_argument("--doctor", metavar="DEVICE", help="say whether a device is ready, and why not")
     made.add_argument("--space", default="proxyless", help="a search space by name, or FILE.py:NAME")
     made.add_argument("--networks", type=int, default=60, help="random whole networks to time beside the ops")
     made.add_argument("--budget-min", type=float, default=2.0, help="minutes of timing at most")

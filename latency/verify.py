@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
+from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
     from devices.base import Device
@@ -132,15 +133,16 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     devices.find(args.device)
     architecture = load_architecture(args.arch)
     predictor = load_predictor(args.predictor)
-    device = devices.load(args.device)
     networks: dict[str, tuple[Op, ...]] = {"found": architecture.ops}
     space_name = args.space or architecture.space
     if args.space or space_name in space_names():
         space, rng = load_space(space_name), random.Random(args.seed)
         networks |= {f"random {i + 1}": space.random(rng).ops for i in range(args.random)}
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
-    verdicts = verify(networks, predictor, device, policy, ui, args.seed)
-    tell(ui, verdicts, predictor, device)
+    with target(args, ui) as device:
+        verdicts = verify(networks, predictor, device, policy, ui, args.seed)
+        tell(ui, verdicts, predictor, device)
+        fingerprint = device.describe()
     mine = next(v for v in verdicts if v.name == "found")
     result = {
         "predicted_ms": mine.predicted_s * 1e3,
@@ -153,7 +155,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         out,
         {
             **result,
-            "device": device.describe(),
+            "device": fingerprint,
             "predictor": str(args.predictor),
             "random": [[v.predicted_s * 1e3, v.measured_s * 1e3] for v in verdicts if v is not mine],
         },
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     made = parser("latency.verify", "Time a found network on a device and say how far its predicted latency was off.")
     made.add_argument("--arch", required=True, help="architecture.json of a search")
     made.add_argument("--predictor", required=True, help="the predictor, tables/NAME.pkl")
-    made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
+    add_device_arguments(made)
     made.add_argument("--space", help="space of the random networks (default: the architecture's own)")
     made.add_argument("--random", type=int, default=8, help="random networks timed in the same rounds")
     made.add_argument("--budget-min", type=float, default=0.5, help="minutes of timing at most")
