@@ -22,8 +22,9 @@ class DeviceError(UserError):
 class Session(Protocol):
     """One module made ready to run on a device.
 
-    A session may also have `node_times_s(loops) -> dict[str, float]`, seconds per inference by submodule,
-    where the runtime can attribute them.
+    A session may also have `node_times_s(loops) -> dict[str, float]`, seconds per inference by submodule, where the
+    runtime can attribute them; `notes() -> dict`, facts that go into the table's provenance beside the times; and
+    `cache_state`, "cold" or "warm" (the default), which labels its rows.
     """
 
     def time_s(self, loops: int) -> float:
@@ -37,7 +38,11 @@ class Session(Protocol):
 
 @runtime_checkable
 class Device(Protocol):
-    """A target that modules can be timed on."""
+    """A target that modules can be timed on.
+
+    A device that converts models may also have `convert_ahead([(make, input_shape), ...], on_done)`, which does so
+    side by side before `prepare` is called for each.
+    """
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> Session:
         """Make `module` ready to run on an input of `input_shape` (batch, channels, height, width)."""

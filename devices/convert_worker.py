@@ -85,7 +85,7 @@ def quantize(model: bytes, nhwc_shape: tuple[int, ...], quantization: str) -> by
     return bytes(made.quantize(calibration).quantized_model)
 
 
-def main() -> None:
+def serve() -> None:
     """Serve jobs: a pickle of (pickled module, input shape, quantization, path) each, answered by a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the converter prints: its talk must not mix with the answers
@@ -116,4 +116,4 @@ def write(path: Path, model: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -171,7 +171,8 @@ class OnnxCpu:
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Not session.set_denormal_as_zero: it flips the calling thread's floating-point mode for good, and with it
+        # the numbers of everything else in this process. Random inputs and weights meet no denormals.
         model = export_onnx(module, input_shape)
         if self.precision == "int8":
             model = quantize_int8(model, input_shape)

@@ -32,7 +32,9 @@ class Ui:
         from rich.console import Console
 
         self.as_json = as_json
-        self.console: Console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True)
+        file = sys.stderr if as_json else sys.stdout
+        width = None if file.isatty() else 120  # in a file or a pipe, tables need not fit a terminal of 80
+        self.console: Console = Console(file=file, highlight=False, soft_wrap=True, width=width)
 
     def say(self, text: str) -> None:
         """One line (or more) of plain human text."""

@@ -108,7 +108,7 @@ def advice(
     few = sum(r.n < 10 for r in rows)
     if few:
         said.append(f"{few} rows rest on fewer than 10 samples: too few for an interval to be trusted")
-    if between and between["spread"] > max(target, 0.01):
+    if between and between["spread"] > max(target, 1.5 * between["noise"]):  # beyond what the intervals explain
         said.append(
             f"measured again in a second session, {between['n']} workloads differed by {between['spread']:.1%} in the "
             f"middle: the intervals tell of one session only"

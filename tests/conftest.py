@@ -7,6 +7,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+# As in search.run: waiting threads sleep soon, or two test processes on two cores hinder each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import pytest
 
 #: What keeps a test's adb to itself: no look-out for phones on the network or for emulators.

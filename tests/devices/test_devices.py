@@ -39,6 +39,14 @@ def test_contract(name):
         session.time_s(1)
 
 
+def test_timing_leaves_the_arithmetic_of_this_process_alone():
+    """onnxruntime's set_denormal_as_zero would make 1e-310 zero in all later code of this thread."""
+    session = devices.load("cpu").prepare(build(OP), OP.input_shape)
+    session.time_s(2)
+    session.close()
+    assert np.float64(1e-310) * 0.5 > 0
+
+
 def test_unknown_device_names_the_known_ones():
     with pytest.raises(devices.UserError, match=r"did you mean 'cpu'\? known: .*replay"):
         devices.load("cpuu")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from latency import profile
 from latency.host import HostWatch, advice, host_state
-from latency.table import Row
+from latency.table import LatencyTable, Row
 
 QUIET = {"load_1min": 0.1, "cores": 2, "others": 0.0, "steal": 0.0}
 
@@ -23,7 +24,8 @@ def said(rows=(GOOD,), before=QUIET, after=QUIET, **more):
 
 def test_a_quiet_host_and_narrow_intervals_need_no_advice():
     assert said() == []
-    assert said(governor="not exposed", between={"n": 8, "spread": 0.005}) == []
+    assert said(governor="not exposed", between={"n": 8, "spread": 0.005, "noise": 0.001}) == []
+    assert said(between={"n": 8, "spread": 0.031, "noise": 0.03}) == []
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_a_quiet_host_and_narrow_intervals_need_no_advice():
         ({"after": {**QUIET, "steal": 0.07}}, "the hypervisor took 7% of the processor time"),
         ({"governor": "powersave"}, "the frequency governor is 'powersave'"),
         ({"rows": (GOOD, row(0.01, n=7))}, "1 rows rest on fewer than 10 samples"),
-        ({"between": {"n": 8, "spread": 0.031}}, "8 workloads differed by 3.1% in the middle"),
+        ({"between": {"n": 8, "spread": 0.031, "noise": 0.01}}, "8 workloads differed by 3.1% in the middle"),
     ],
 )
 def test_each_trouble_has_its_line(arguments, line):
@@ -71,3 +73,15 @@ def test_the_watch_sees_its_own_work():
     assert 0 <= facts["others"] <= 1
     assert {"load_1min", "cores", "mhz", "free_gib"} <= set(host_state()) <= set(facts)
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_profile_keeps_the_state_of_the_host_and_the_second_session(replay_toml, space_py, tmp_path, capsys):
+    table = tmp_path / "fake.csv"
+    args = ["--device", replay_toml, "--space", space_py, "--out", table, "--networks", 4, "--budget-min", 0.05]
+    assert profile.main([str(a) for a in args]) == 0
+    (session,) = LatencyTable(table).provenance()["sessions"]
+    assert {"steal", "own", "others", "load_1min"} <= set(session["host_after"])
+    assert session["between_sessions"]["n"] == 8
+    assert session["between_sessions"]["spread"] < 0.1
+    assert "8 workloads measured again in a second session" in capsys.readouterr().out
+    assert all("warm" in row.flags for row in LatencyTable(table).rows())

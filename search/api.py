@@ -1,0 +1,174 @@
+"""Search from Python: `search(space, predictor, train, test, target_s=0.08)`. `search.run` is a thin shell of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latency.console import Ui
+from latency.ops import Linear, Op
+from latency.space import SearchSpace
+from search import strategies
+from search.costs import Costs, Predictor, make_costs
+from search.data import Data, DataError, ImageDataset, from_datasets
+from search.derive import FLOOR
+from search.pipeline import Pipeline, Result
+from search.recipe import Recipe, RecipeError, for_data
+from search.rundir import RunDir
+from search.targets import choose_target
+
+__all__ = ["Options", "Result", "search", "search_data"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search, beside the recipe's numbers. `device` is where torch computes, not the target."""
+
+    seed: int = 0
+    strategy: str = strategies.DEFAULT
+    floor: float = FLOOR
+    device: str = "cpu"
+    save_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:
+            raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
+        if not self.save_every_s > 0:
+            raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise RecipeError(f"--torch-device {self.device}: torch sees no CUDA device")
+
+
+def search(
+    space: SearchSpace,
+    predictor: Predictor,
+    train_dataset: ImageDataset,
+    test_dataset: ImageDataset,
+    *,
+    target_s: float | None = None,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    ui: Ui | None = None,
+) -> Result:
+    """Find, in one run, the network of `space` that learns best within `target_s`; train it and a random equal.
+
+    Datasets give (image (C, H, W) float tensor, label from 0) and are indexed, not iterated; a fifth of
+    `train_dataset` is held out for alpha. Without `target_s`: 0.8 times the average random network. Without `recipe`:
+    `search.recipe.for_data`. With `run_dir` the files of a run are kept there, and `resume` goes on from them.
+    Raises UserError: unusable data, target, recipe or folder; UnsupportedOp from the predictor.
+    """
+    options = options or Options()
+    data = from_datasets(train_dataset, test_dataset, seed=options.seed)
+    return search_data(
+        space,
+        predictor,
+        data,
+        target_s=target_s,
+        recipe=recipe,
+        options=options,
+        run_dir=run_dir,
+        resume=resume,
+        overwrite=overwrite,
+        ui=ui,
+    )
+
+
+def search_data(
+    space: SearchSpace,
+    predictor: Predictor,
+    data: Data,
+    *,
+    target_s: float | None = None,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    ui: Ui | None = None,
+) -> Result:
+    """`search` on data already split."""
+    options = options or Options()
+    costs = make_costs(space, predictor)
+    target_s, _, _ = choose_target(costs, target_s)
+    recipe = recipe or for_data(len(data.train) + len(data.validation))
+    strategy = strategies.load(options.strategy)
+    _check_images(space, data)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
+        config = make_config(space, costs, data, target_s, recipe, options)
+        differing = run.begin(config, resume=resume, overwrite=overwrite)
+        if differing and ui is not None:
+            ui.warn(f"resumed under other conditions, so not bit for bit: {'; '.join(differing)}")
+        pipeline = Pipeline(
+            space,
+            costs,
+            data,
+            target_s,
+            recipe,
+            strategy,
+            run,
+            seed=options.seed,
+            floor=options.floor,
+            device=options.device,
+            save_every_s=options.save_every_s,
+            keep=run_dir is not None,
+            ui=ui,
+        )
+        return pipeline.run_all(resume)
+
+
+def make_config(
+    space: SearchSpace, costs: Costs, data: Data, target_s: float, recipe: Recipe, options: Options
+) -> dict[str, Any]:
+    """What decides a run's result (config.json). Predictor and space enter by a digest of all candidates and costs."""
+    digest = hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
+    for op in (*space.fixed_ops, *(op for c in space.choices for op in c.candidates)):
+        digest.update(str(op).encode())
+    machine = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": platform.machine(),
+        "device": options.device,
+    }
+    return {
+        "schema": 1,
+        "space": space.name,
+        "costs_digest": digest.hexdigest(),
+        "target_s": target_s,
+        "seed": options.seed,
+        "strategy": options.strategy,
+        "floor": options.floor,
+        "data": data.summary(),
+        "recipe": dataclasses.asdict(recipe),
+        "machine": machine,
+    }
+
+
+def _check_images(space: SearchSpace, data: Data) -> None:
+    """Raise DataError where the space's networks cannot take these images."""
+    channels, height, width = data.image_shape
+    if channels != space.input_shape[1]:
+        raise DataError(f"images have {channels} channels, space '{space.name}' takes {space.input_shape[1]}")
+    chain: list[Op] = [*space.stem, *(c.candidates[0] for c in space.choices), *space.head]
+    last = chain[-1]
+    if not isinstance(last, Linear):
+        raise DataError(f"space '{space.name}' ends in {last}, not in a Linear: it cannot classify")
+    for op in chain[:-1]:
+        stride = getattr(op, "stride", 1)
+        height, width = (1, 1) if isinstance(op, Linear) else (-(-height // stride), -(-width // stride))
+    if (last.height, last.width) == (1, 1) and (height, width) != (1, 1):
+        raise DataError(
+            f"images of {data.image_shape[1]}x{data.image_shape[2]} leave {height}x{width} before the last "
+            f"Linear of space '{space.name}', which takes 1x1; use --image-size {space.input_shape[2]}"
+        )

@@ -1,0 +1,263 @@
+"""A run from warm-up to report: search, derive, train the network found and a random one of equal latency, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from latency.console import Report, Ui, ms
+from latency.files import write_atomically
+from latency.space import Architecture, SearchSpace
+from search import checkpoint, rundir
+from search.costs import Costs, Floats
+from search.data import Data
+from search.derive import derive, random_of_equal_latency
+from search.export import export_network
+from search.recipe import Recipe
+from search.rng import derive_seed
+from search.rundir import RunDir
+from search.state import start
+from search.strategies import Strategy
+from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
+
+FOUND, RANDOM = "train_found", "train_random"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities."""
+
+    architecture: Architecture
+    random_architecture: Architecture
+    target_s: float
+    predicted_s: float
+    random_predicted_s: float
+    expected_s: float
+    in_window: bool
+    test_accuracy: float
+    random_test_accuracy: float
+    probs_LK: Floats
+    network: nn.Module
+
+
+class Pipeline:
+    """Stages in order, each skipped where the checkpoint already has its result."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        costs: Costs,
+        data: Data,
+        target_s: float,
+        recipe: Recipe,
+        strategy: Strategy,
+        run: RunDir,
+        *,
+        seed: int,
+        floor: float,
+        device: str,
+        save_every_s: float,
+        keep: bool,
+        ui: Ui | None,
+    ) -> None:
+        self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
+        self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
+        self.keep, self.ui = keep, ui
+        self._results: dict[str, Any] = {}
+        self._resumed: dict[str, Any] = {}
+        self._found_weights: dict[str, torch.Tensor] | None = None
+        self._metrics_bytes = 0
+        self._phase: tuple[str, Phase] | None = None
+        self._saver = checkpoint.Saver(
+            self._save,
+            save_every_s if keep else float("inf"),
+            f"saved in {run.path}; run the same command with --resume to go on"
+            if keep
+            else "nothing is kept without a run folder",
+        )
+
+    def run_all(self, resume: bool) -> Result:
+        """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
+        if resume and self.run.checkpoint.is_file():
+            self._load()
+        else:
+            self.run.truncate_metrics(0)
+            self._write(self._space_row())
+        with self._saver.listening():
+            if "indices" not in self._results:
+                self._search()
+            self._write_architectures()
+            for name in (FOUND, RANDOM):
+                if f"{name}_accuracy" not in self._results:
+                    self._train(name)
+            return self._finish()
+
+    def _search(self) -> None:
+        state = start(
+            self.space,
+            self.costs,
+            num_classes=len(self.data.classes),
+            target_s=self.target_s,
+            recipe=self.recipe,
+            seed=self.seed,
+            device=self.device,
+        )
+        counts = [len(c.candidates) for c in self.space.choices]
+        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
+        with torch.no_grad():
+            probs_LK = state.supernet.probs().cpu().numpy()
+            log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
+            expected_s = float(state.supernet.expected_s())
+        derived = derive(log_p_LK, self.costs, self.target_s, self.floor)
+        rng = np.random.default_rng(derive_seed(self.seed, "random network"))
+        other = random_of_equal_latency(self.costs, derived.indices, self.target_s, rng)
+        self._results |= {
+            "indices": list(derived.indices),
+            "in_window": derived.in_window,
+            "random_indices": list(other),
+            "predicted_s": self.costs.network_s(derived.indices),
+            "random_predicted_s": self.costs.network_s(other),
+            "expected_s": expected_s,
+            "probs": probs_LK.tolist(),
+        }
+        self._write({"phase": "derived", **self._results})
+        self._say(
+            f"found a network of {ms(self._results['predicted_s'])} (target {ms(self.target_s)}, "
+            f"E[latency] {ms(expected_s)}); a random one of {ms(self._results['random_predicted_s'])} beside it"
+        )
+        if not derived.in_window:
+            self._say(f"no network lies in {self.floor:g} to 1 times the target: the best below was taken")
+
+    def _train(self, name: str) -> None:
+        key = "indices" if name == FOUND else "random_indices"
+        ops = self.space.architecture(self._results[key]).ops
+        phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device)
+        self._run(name, phase)
+        self._results[f"{name}_accuracy"] = accuracy(phase.network, self.data.test, self.device)
+        if name == FOUND:
+            self._found_weights = {k: v.detach().cpu().clone() for k, v in phase.network.state_dict().items()}
+        self._write({"phase": name, "step": phase.step, "test_accuracy": self._results[f"{name}_accuracy"]})
+
+    def _finish(self) -> Result:
+        self._phase = None
+        network = self._found_network()
+        if self.keep:
+            self._save()
+            shape = self.space.input_shape
+            deviation = export_network(network, shape, self.run.path / rundir.NETWORK)
+            size = "x".join(map(str, shape))
+            self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
+        if not self._results.get("finished"):
+            done = {k: v for k, v in self._results.items() if k != "probs"}
+            self._write({"phase": "done", "target_s": self.target_s, **done})
+            self._results["finished"] = True
+        if self.keep:
+            self._save()
+            from search.report import write_report
+
+            write_report(self.run.path)
+        return self.result(network)
+
+    def result(self, network: nn.Module) -> Result:
+        """The results so far as a `Result`."""
+        r = self._results
+        found, other = self.space.architecture(r["indices"]), self.space.architecture(r["random_indices"])
+        return Result(
+            found,
+            other,
+            self.target_s,
+            r["predicted_s"],
+            r["random_predicted_s"],
+            r["expected_s"],
+            r["in_window"],
+            r[f"{FOUND}_accuracy"],
+            r[f"{RANDOM}_accuracy"],
+            np.array(r["probs"]),
+            network,
+        )
+
+    def _found_network(self) -> nn.Module:
+        assert self._found_weights is not None
+        ops = self.space.architecture(self._results["indices"]).ops
+        phase = TrainPhase(FOUND, ops, self.data, self.recipe, self.seed)
+        phase.network.load_state_dict(self._found_weights)
+        return phase.network.eval()
+
+    def _run(self, name: str, phase: Phase) -> None:
+        self._phase = name, phase
+        if self._resumed.get("phase") == name:
+            try:
+                phase.load_state_dict(self._resumed["state"])
+            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                raise checkpoint.CheckpointError(
+                    f"{self.run.checkpoint} is of another run ({type(error).__name__}); start again with --overwrite"
+                ) from error
+            self._resumed = {}
+            self._say(f"resumed at step {phase.step} of {name.replace('_', ' ')}")
+        elif self.keep and name != "search":
+            self._save()
+        with self._progress(name.replace("_", " ")) as report:
+            run_phase(phase, self._write, self._saver.tick, report)
+
+    def _save(self) -> None:
+        if not self.keep:
+            return
+        name, phase = self._phase or ("finish", None)
+        checkpoint.save(
+            self.run.checkpoint,
+            {
+                "phase": name,
+                "state": phase.state_dict() if phase is not None else {},
+                "results": self._results,
+                "found_weights": self._found_weights,
+                "metrics_bytes": self._metrics_bytes,
+            },
+        )
+
+    def _load(self) -> None:
+        self._resumed = checkpoint.load(self.run.checkpoint)
+        try:
+            self._results = dict(self._resumed["results"])
+            self._found_weights = self._resumed["found_weights"]
+            self._metrics_bytes = int(self._resumed["metrics_bytes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
+            ) from None
+        self.run.truncate_metrics(self._metrics_bytes)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._metrics_bytes = self.run.append(row)
+
+    def _write_architectures(self) -> None:
+        for name, key in ((rundir.ARCHITECTURE, "indices"), (rundir.RANDOM_ARCHITECTURE, "random_indices")):
+            text = self.space.architecture(self._results[key]).to_json()
+            write_atomically(self.run.path / name, text.encode())
+
+    def _space_row(self) -> dict[str, Any]:
+        blocks = [
+            {"name": c.name, "candidates": list(map(str, c.candidates)), "cost_s": costs[: len(c.candidates)]}
+            for c, costs in zip(self.space.choices, self.costs.cost_LK.tolist(), strict=True)
+        ]
+        return {
+            "phase": "space",
+            "blocks": blocks,
+            "fixed_s": self.costs.fixed_s,
+            "uniform_s": self.costs.expected_s(self.costs.uniform_LK),
+        }
+
+    def _say(self, text: str) -> None:
+        if self.ui is not None:
+            self.ui.say(text)
+
+    def _progress(self, title: str) -> AbstractContextManager[Report]:
+        if self.ui is not None:
+            return self.ui.progress(title)
+        silent: Callable[[float, float, str], None] = lambda done, total, note: None  # noqa: E731
+        return nullcontext(silent)

@@ -1,0 +1,131 @@
+"""runs/NAME/: the files of one run, and whether a run may start, go on, or must not touch them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from devices.errors import UserError
+from latency.files import read_json, write_atomically, write_json
+
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
+ARCHITECTURE, NETWORK, REPORT = "architecture.json", "network.onnx", "report.html"
+RANDOM_ARCHITECTURE, VERIFY = "random_architecture.json", "verify.json"
+OURS = (CONFIG, METRICS, CHECKPOINT, ARCHITECTURE, RANDOM_ARCHITECTURE, NETWORK, REPORT, VERIFY)
+
+
+class RunError(UserError):
+    """A run folder that is not what the command needs it to be."""
+
+
+class RunDir:
+    """One run's folder. `config` holds what decides the result; "machine" in it is told but not compared."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.path / CHECKPOINT
+
+    def begin(self, config: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> list[str]:
+        """Make the folder ready. Returns differences of machine worth a warning. Raises RunError where it may not.
+
+        A folder in use is refused without `resume` or `overwrite`; with `resume` the config must be the same.
+        """
+        if resume and overwrite:
+            raise RunError("--resume and --overwrite exclude each other")
+        exists = (self.path / CONFIG).is_file()
+        if resume:
+            return self._resume(config, exists)
+        if exists and not overwrite:
+            old = read_json(self.path / CONFIG, "the config of a run")
+            changed = differences(old, config)
+            if self.finished() is not None:
+                raise RunError(f"{self.path} holds a finished run; add --overwrite to replace it, or another --name")
+            if not changed:
+                raise RunError(f"{self.path} holds this very run, unfinished; add --resume to go on, or --overwrite")
+            raise RunError(
+                f"{self.path} holds an unfinished run with another config ({changed[0]}); "
+                "choose another --name, or add --overwrite"
+            )
+        if not exists and self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and not a run; choose another --name")
+        for name in OURS:
+            (self.path / name).unlink(missing_ok=True)
+        write_json(self.path / CONFIG, config)
+        return []
+
+    def _resume(self, config: dict[str, Any], exists: bool) -> list[str]:
+        if not exists:
+            raise RunError(f"nothing to resume: {self.path} has no {CONFIG}; leave --resume out to start")
+        old = read_json(self.path / CONFIG, "the config of a run")
+        changed = differences(old, config)
+        if changed:
+            raise RunError(
+                f"{self.path} was started with another config: {'; '.join(changed[:3])}; "
+                "give the same options, or choose another --name"
+            )
+        return differences({"machine": old.get("machine")}, {"machine": config.get("machine")}, compare_machine=True)
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        """Forget rows written after the checkpoint, a torn last line included."""
+        path = self.path / METRICS
+        content = path.read_bytes()[:n_bytes] if path.exists() else b""
+        write_atomically(path, content)
+
+    def append(self, row: dict[str, Any]) -> int:
+        """Add one row to metrics.jsonl and flush it. Returns the file's size. Numbers that JSON lacks become null."""
+        line = json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+        try:
+            with (self.path / METRICS).open("ab") as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                return file.tell()
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of metrics.jsonl; a torn last line is left out. Raises RunError for a damaged line before it."""
+        path = self.path / METRICS
+        if not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                if number == len(lines):
+                    return
+                raise RunError(f"{path}:{number}: not JSON; the file is damaged") from None
+            yield row
+
+    def finished(self) -> dict[str, Any] | None:
+        """The row of results that ends a finished run, else None."""
+        last: dict[str, Any] | None = None
+        for row in self.rows():
+            last = row
+        return last if last is not None and last.get("phase") == "done" else None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], *, compare_machine: bool = False) -> list[str]:
+    """Fields in which two configs differ, as `recipe.batch_size: 32 there, 64 here`."""
+    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    names = [name for name in flat_old | flat_new if compare_machine or not name.startswith("machine")]
+    return [
+        f"{name}: {flat_old.get(name, 'absent')} there, {flat_new.get(name, 'absent')} here"
+        for name in names
+        if flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
