@@ -64,5 +64,5 @@ def shipped_hint(device: str) -> str:
     for folder in (Path("tables"), SHIPPED):
         path = folder / f"{name}.pkl"
         if path.exists():
-            return f". No need to measure: python -m search.run --predictor tables/{name}.pkl takes the fit that is there"
+            return f". No need to measure: tables/{name}.pkl ships (python -m search.run --predictor tables/{name}.pkl)"
     return ""

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 
-def convolution(path: Path, size: int, channels: int = 16) -> Path:
+def convolution(path: Path, size: int, channels: int = 16, seed: int = 0) -> Path:
     """A 3x3 convolution on (1, size, size, channels), NHWC, written to `path`."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     shapes = {"input": [1, size, size, channels], "weight": [channels, 3, 3, channels], "bias": [channels]}
     shapes["output"] = shapes["input"]
-    rng = np.random.default_rng(size)
+    rng = np.random.default_rng(seed + size)
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.buffers, graph.tensors = 3, [schema.BufferT()], []
     for name, shape in shapes.items():
