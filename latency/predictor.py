@@ -82,6 +82,10 @@ class LatencyPredictor:
             return seconds, seconds * self.network_rel_std
         return seconds, self.scale * float(np.sqrt((std**2).sum()))
 
+    def covers_kind(self, op: Op) -> bool:
+        """Whether `predict_s` answers for `op`, inside or outside the measured range."""
+        return op.is_free or self._problem(op) is None
+
     def covers(self, op: Op) -> bool:
         """Whether `op` lies inside what was measured: no extrapolation in any feature."""
         return op.is_free or (self._problem(op) is None and not self.outside(op))

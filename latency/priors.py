@@ -18,6 +18,7 @@ import numpy as np
 from latency.evidence import Level, Noise, Rows, extend, linearise, solve
 from latency.features import FEATURES, SHAPE
 from latency.frozen import Frozen, work_terms
+from latency.frozen import kernel as frozen_kernel
 from latency.stats import Floats
 
 MAX_HYPER_ROWS = 400  # networks used for hyper-parameters; all are used for F
@@ -75,6 +76,23 @@ def make_group(kinds: Sequence[str], names: Sequence[str], features_ND: Floats, 
     rough = np.zeros(d)
     rough[: len(columns)] = [FEATURES[c] in ROUGH for c in columns]
     return replace(group, x=x, rough=rough, theta=theta)
+
+
+def group_of(x: Floats) -> Group:
+    """The group of `x` (n, d), features of the caller's own: all smooth, standardised here."""
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    d = x.shape[1]
+    theta = np.log([AMPLITUDE[0], *[LENGTH[0]] * d, LINEAR[0], NUGGET[0]])
+    return Group(("x",), np.arange(len(x)), np.arange(d), mean, scale, (x - mean) / scale, np.zeros(d), theta)
+
+
+def kernel_between(group: Group, x: Floats) -> tuple[Floats, Floats]:
+    """(m, n) prior covariance of log F at `x` (m, d) with the group's own, and (m,) variance at `x`."""
+    model = freeze(group, group.kinds[0], {}, np.empty(0), np.empty(0))
+    z = (x - group.mean) / group.scale
+    own = model["amplitude"] + model["linear"] * ((z**2).sum(axis=1) + 1.0) + model["nugget"]
+    return frozen_kernel(model, z, group.x), np.asarray(own, dtype=np.float64)
 
 
 def kernel(group: Group, theta: Floats) -> tuple[Floats, Floats]:
