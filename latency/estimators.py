@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from latency.features import FEATURES, SHAPE
+from latency import frozen
+from latency.features import FEATURES
 from latency.frozen import Frozen
 from latency.stats import Floats
 
@@ -16,39 +16,23 @@ Fit = Callable[[Floats, Floats, Floats], Frozen]
 
 
 def fit_gp(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
-    """Gaussian process on log sizes and channels, kernel, expansion, stride, shortcut.
+    """The evidence model on ops alone: log of the op's work times fitted rates, plus a GP over its shape.
 
     `features_ND` (n, D) of latency.features, `log_s` (n,) log seconds, `log_var` (n,) variance of each log_s, known
-    from its confidence interval. Hyper-parameters by marginal likelihood (Rasmussen & Williams 2006, eq. 2.30).
+    from its confidence interval. Hyper-parameters by marginal likelihood.
     """
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from latency.evidence import Level, Noise, Rows, solve
+    from latency.priors import fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
 
-    columns = _varying(features_ND, [FEATURES.index(name) for name in SHAPE])
-    x = features_ND[:, columns]
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    x = (x - mean) / scale
-    y_mean, y_std = float(log_s.mean()), float(log_s.std()) or 1.0
-    kernel = ConstantKernel(1.0, (1e-2, 1e4)) * RBF(np.ones(len(columns)), (5e-2, 1e3)) + WhiteKernel(1e-4, (1e-8, 1.0))
-    gp = GaussianProcessRegressor(kernel, alpha=log_var / y_std**2 + 1e-10, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "close to the bound": a feature without influence, not a fault
-        gp.fit(x, (log_s - y_mean) / y_std)
-    fitted = gp.kernel_
-    return {
-        "kind": "gp",
-        "columns": columns,
-        "mean": mean,
-        "scale": scale,
-        "x": x,
-        "length": np.broadcast_to(np.asarray(fitted.k1.k2.length_scale, dtype=np.float64), (len(columns),)).copy(),
-        "amplitude": float(fitted.k1.k1.constant_value),
-        "noise": float(fitted.k2.noise_level),
-        "alpha": np.asarray(gp.alpha_),
-        "cholesky": np.asarray(gp.L_),
-        "y_mean": y_mean,
-        "y_std": y_std,
-    }
+    _varying(features_ND, list(range(len(FEATURES))))
+    n, seconds = len(log_s), np.exp(log_s)
+    prior = work_prior(features_ND, fit_rates(frozen.work_terms(features_ND), seconds, log_var))
+    mean = frozen.mean_log(prior, features_ND)
+    rows = Rows(np.eye(n), seconds, log_var, np.zeros(n, dtype=bool))
+    level, noise, fixed = Level(1.0, scale_std=0.0), Noise(), np.zeros(n)
+    groups, _ = fit_hyper([make_group(("op",), ["op"] * n, features_ND)], rows, mean, fixed, level, noise)
+    posterior = solve(rows, mean, prior_cov(groups, fixed), level, noise)
+    return freeze(groups[0], "op", prior, posterior.alpha[:n], posterior.v[:n])
 
 
 def fit_ridge(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:

@@ -1,10 +1,8 @@
-"""`python -m latency.fit`: tables/*.csv -> features(op) -> F -> tables/*.pkl, with its errors."""
+"""`python -m latency.fit`: tables/*.csv -> features(op) -> F -> tables/*.pkl, with its errors and a report page."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,67 +10,10 @@ from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
 
 if TYPE_CHECKING:
-    from latency.fitting import Observation
+    from latency.fit_sources import Fitted
     from latency.predictor import LatencyPredictor
-    from latency.table import LatencyTable
 
 TABLES = Path("tables")
-Z95 = 1.96
-
-
-def observations(table: LatencyTable) -> list[Observation]:
-    """The rows of `table` as observations; the standard error is that of the 95 % interval of the median."""
-    from latency.fitting import Observation
-
-    return [
-        Observation(row.ops, row.median_s, (row.ci_high_s - row.ci_low_s) / 2 / Z95, row.drift) for row in table.rows()
-    ]
-
-
-def fit_table(path: Path, folds: int, ui: Ui) -> LatencyPredictor:
-    """Fit the table at `path`. Raises TableError, FitError."""
-    from latency.fitting import FitError, fit_predictor
-    from latency.table import LatencyTable
-
-    table = LatencyTable(path)
-    rows = observations(table)
-    if not any(len(o.ops) == 1 for o in rows):
-        raise FitError(
-            f"{path}: no measured ops in it; run python -m latency.profile again, it goes on where it stopped"
-        )
-    content = table.provenance()
-    provenance = {
-        "source": str(path),
-        "table_sha256": table.digest(),
-        "fingerprint": content["fingerprint"],
-        "sessions": len(content["sessions"]),
-        "fitted": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    with ui.progress(f"fitting {path.stem}") as report:
-        return fit_predictor(
-            str(content["fingerprint"].get("device", path.stem)),
-            rows,
-            folds=folds,
-            provenance=provenance,
-            report=report,
-        )
-
-
-def fit_published(path: Path, device: str, folds: int, ui: Ui) -> LatencyPredictor:
-    """Fit a published per-op table. Raises PublishedError."""
-    from latency.fitting import Observation, fit_predictor
-    from latency.published import read_published
-
-    entries = read_published(path)
-    rows = [Observation((e.op,), e.mean_s, e.stderr_s) for e in entries]
-    provenance = {
-        "source": f"published look-up table {path.name}",
-        "table_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "fingerprint": {"device": device, "runtime": "as published; threads, mask and versions are not stated"},
-        "fitted": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    with ui.progress(f"fitting {path.stem}") as report:
-        return fit_predictor(device, rows, folds=folds, provenance=provenance, report=report)
 
 
 def summary(predictor: LatencyPredictor) -> dict[str, Any]:
@@ -106,16 +47,28 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     looked_up = [kind for kind, model in errors["model"].items() if model == "lookup"]
     if looked_up:
         ui.say(f"too few ops to fit, answered by look-up only: {', '.join(looked_up)}")
+    if errors.get("extrapolation"):
+        said = ", ".join(f"{name} {error:.1%}" for name, error in errors["extrapolation"].items())
+        ui.say(f"outside what was measured (all ops of one value left out at once): {said}")
+    if errors["network_mape"] is None and errors.get("network_loo_mape") is not None:
+        ui.say(f"{errors['networks_fit']} networks, each left out in turn: MAPE {errors['network_loo_mape']:.2%}")
     if errors["network_mape"] is not None:
         rows = [["this predictor", f"{errors['network_mape']:.2%}", f"{errors['network_spearman']:.3f}"]]
         rows += [
             [n.replace("_", " "), f"{b['mape']:.2%}", f"{b['spearman']:.3f}"] for n, b in errors["baselines"].items()
         ]
-        rows.append(["noise floor (half of the rounds against the other)", f"{errors['noise_floor']:.2%}", ""])
+        if errors["noise_floor"] is not None:
+            rows.append(["noise floor (half of the rounds against the other)", f"{errors['noise_floor']:.2%}", ""])
         ui.table(
             f"{predictor.device}: {errors['networks_test']} networks never used in a fit",
             ["", "MAPE", "Spearman"],
             rows,
+        )
+    if errors.get("network"):
+        of = errors["network"]
+        ui.say(
+            f"within 5 % {of['within_5']:.0%}, within 10 % {of['within_10']:.0%}; "
+            f"nominal 90 % intervals hold {of['coverage_90']:.0%} of them"
         )
 
 
@@ -135,30 +88,78 @@ def stale(table: Path) -> bool:
     return not pkl.exists() or pkl.stat().st_mtime < table.stat().st_mtime
 
 
-def _write(ui: Ui, predictor: LatencyPredictor, out: Path) -> None:
+def _write(ui: Ui, fitted: Fitted, out: Path, page: bool) -> dict[str, Any]:
+    predictor, details = fitted
     predictor.save(out)
     tell(ui, predictor)
     ui.say(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB)")
+    if page:
+        from latency.fit_report import write_report
+
+        ui.say(f"wrote {write_report(out.with_suffix('.html'), predictor, details)}")
+    return summary(predictor)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What goes with what. Raises UserError naming the option."""
+    if args.folds < 0 or args.folds == 1:
+        raise UserError(f"--folds {args.folds}: 0 (leave one op out) or at least 2")
+    if args.networks and not (args.space and args.column):
+        raise UserError("--networks needs --space NAME and --column NAME_ms: whose networks, and which latency")
+    if (args.space or args.column) and not args.networks:
+        raise UserError("--space and --column go with --networks FILE.csv")
+    if args.published and not args.device:
+        raise UserError("--published needs --device NAME: what the predictor is called")
+    if args.transfer_from and not args.device:
+        raise UserError("--transfer-from needs --device NAME: what the new predictor is called")
+    if args.few is not None and not (args.transfer_from and args.networks and args.few > 0):
+        raise UserError("--few N (at least 1) goes with --transfer-from and --networks: use the first N of the file")
+    if args.published and (args.networks or args.transfer_from):
+        raise UserError("--published does not go with --networks or --transfer-from")
+    if args.device and not (args.published or args.networks or args.transfer_from):
+        raise UserError("--device goes with --published, --networks or --transfer-from; a table knows its own device")
+
+
+def _single(ui: Ui, args: argparse.Namespace) -> tuple[Fitted, Path] | None:
+    """The fits that are not of tables as they are, and where they go; None for those."""
+    if not (args.published or args.networks or args.transfer_from):
+        return None
+    from latency import fit_sources
+
+    device = args.device or args.column.rsplit("_", 1)[0]
+    out = Path(args.out or TABLES / f"{device}.pkl")
+    if args.transfer_from:
+        if len(args.tables) > 1:
+            raise UserError(f"--transfer-from takes one table of the new device, there are {len(args.tables)}")
+        table = Path(args.tables[0]) if args.tables else TABLES / f"{device}.csv"
+        return fit_sources.fit_transfer(
+            device,
+            [Path(p) for p in args.transfer_from],
+            ui,
+            table=table,
+            networks=Path(args.networks) if args.networks else None,
+            space=args.space or "",
+            column=args.column or "",
+            few=args.few,
+        ), out
+    if args.tables:
+        raise UserError(f"{args.tables[0]}: a table does not go with --published or --networks")
+    if args.published:
+        return fit_sources.fit_published(Path(args.published), device, args.folds, ui), out
+    return fit_sources.fit_networks(Path(args.networks), args.space, args.column, device, ui), out
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.predictor import load_predictor
 
-    if args.folds < 0 or args.folds == 1:
-        raise UserError(f"--folds {args.folds}: 0 (leave one op out) or at least 2")
+    _check(args)
     if args.show:
         predictor = load_predictor(args.show)
         show(ui, predictor)
         return summary(predictor)
-    if args.published:
-        if not args.device:
-            raise UserError("--published needs --device NAME: what the predictor is called")
-        out = Path(args.out or TABLES / f"{args.device}.pkl")
-        predictor = fit_published(Path(args.published), args.device, args.folds, ui)
-        _write(ui, predictor, out)
-        return summary(predictor)
-    if args.device:
-        raise UserError("--device goes with --published; a table knows its own device")
+    single = _single(ui, args)
+    if single is not None:
+        return _write(ui, *single, args.report)
     paths = [Path(t) for t in args.tables] or sorted(
         p for p in TABLES.glob("*.csv") if not p.name.endswith(".samples.csv")
     )
@@ -170,12 +171,12 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     for path in paths:
         out = Path(args.out) if args.out else path.with_suffix(".pkl")
         if args.tables or stale(path):
-            predictor = fit_table(path, args.folds, ui)
-            _write(ui, predictor, out)
+            from latency.fit_sources import fit_table
+
+            found.append(_write(ui, fit_table(path, args.folds, ui), out, args.report))
         else:
             ui.say(f"{out} is newer than {path}: up to date")
-            predictor = load_predictor(out)
-        found.append(summary(predictor))
+            found.append(summary(load_predictor(out)))
     return found[0] if len(found) == 1 else {"fits": found}
 
 
@@ -187,9 +188,27 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument(
         "--published", metavar="FILE", help="fit a published YAML look-up table (ProxylessNAS / OFA keys)"
     )
-    made.add_argument("--device", help="with --published: the name of the predictor")
+    made.add_argument(
+        "--networks", metavar="CSV", help="fit whole networks only: a column 'arch' and one of latencies, NAME_ms"
+    )
+    made.add_argument("--space", help="with --networks: the space that 'arch' counts candidates of")
+    made.add_argument(
+        "--column", help="with --networks: the column of latencies; its ending (_ms, _us, _s) is the unit"
+    )
+    made.add_argument(
+        "--transfer-from",
+        nargs="+",
+        metavar="PKL",
+        help="fit a new device from few networks (tables/DEVICE.csv, --networks, or a table before this option) "
+        "and these devices' predictors",
+    )
+    made.add_argument("--few", type=int, help="with --transfer-from and --networks: only the first FEW networks")
+    made.add_argument("--device", help="the name of the predictor, where it is not fitted from a table alone")
     made.add_argument("--out", help="where to write the predictor (default: beside the table, or tables/DEVICE.pkl)")
     made.add_argument("--folds", type=int, default=10, help="folds of the cross-validation over ops; 0 leaves one out")
+    made.add_argument(
+        "--report", action=argparse.BooleanOptionalAction, default=True, help="write a page of the errors beside it"
+    )
     return run(_work, made.parse_args(argv))
 
 

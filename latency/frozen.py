@@ -1,7 +1,10 @@
 """Fitted models as plain arrays, and their evaluation in numpy: no scikit-learn is needed to predict.
 
 A frozen model is a dict of builtins and numpy arrays, so that a file of them outlives every library version. All
-predict the logarithm of seconds from columns of the feature table. `predict` returns mean and standard error.
+predict the logarithm of seconds from columns of the feature table; `predict` returns mean and standard error.
+
+`evidence` is the model of latency/evidence.py, log F(op) = log m(op) + GP: `predict` as usual; the
+predictor takes the variance of sums from its parts, for errors that ops share do not average out.
 """
 
 from __future__ import annotations
@@ -10,13 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from latency.features import FEATURES
 from latency.stats import Floats
 
 Frozen = dict[str, Any]
 
+SAME_OP = 1e-12  # squared distance, in length scales, below which two feature rows are one op
+
 
 def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     """(n,) mean and (n,) standard error of log seconds. Raises ValueError for a model of unknown kind."""
+    if model["kind"] == "evidence":
+        return _evidence(model, features_ND)
+    if model["kind"] == "known":  # a look-up inside a mixture: the op with these features
+        nearest = np.abs(features_ND[:, None, :] - model["x"][None]).sum(axis=-1).argmin(axis=1)
+        return model["log_s"][nearest], np.zeros(len(features_ND))
     x = features_ND[:, model["columns"]]
     match model["kind"]:
         case "gp":
@@ -31,8 +42,64 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     return mean, np.full(len(x), model["std"])
 
 
+#: What an op computes and moves, from which the prior mean is a sum with positive weights: (columns added, subtracted).
+WORK_TERMS = (
+    ("kernels", None),
+    ("macs", "macs_depthwise"),
+    ("macs_depthwise", None),
+    ("bytes", None),
+    ("params", None),
+)
+
+
+def work_terms(features_ND: Floats) -> Floats:
+    """(n, 5) kernels, dense MACs, depthwise MACs, bytes moved, parameters of each op."""
+    column = FEATURES.index
+    parts = [features_ND[:, column(a)] - (features_ND[:, column(b)] if b else 0.0) for a, b in WORK_TERMS]
+    return np.column_stack(parts)
+
+
+def mean_log(prior: Frozen, features_ND: Floats) -> Floats:
+    """(n,) log of the prior mean: a sum over the op's work, or over the predictions for other devices."""
+    match prior["kind"]:
+        case "work":
+            terms = work_terms(features_ND)
+        case "mixture":
+            terms = np.column_stack([np.exp(predict(m, features_ND)[0]) for m in prior["models"]])
+        case other:
+            raise ValueError(f"unknown prior mean '{other}'")
+    return np.asarray(np.log(np.maximum(terms @ prior["weights"], prior["floor_s"])), dtype=np.float64)
+
+
+def standardised(model: Frozen, features_ND: Floats) -> Floats:
+    """(n, d) the columns that the kernel of an `evidence` model sees."""
+    x: Floats = (features_ND[:, model["columns"]] - model["mean"]) / model["scale"]
+    if len(model["code"]):
+        x = np.column_stack([x, np.broadcast_to(model["code"], (len(x), len(model["code"])))])
+    return x
+
+
+def kernel(model: Frozen, a: Floats, b: Floats) -> Floats:
+    """(len(a), len(b)) prior covariance of log F: RBF x exponential + linear + what each op has of its own."""
+    squared = ((a[:, None, :] - b[None]) / model["length"]) ** 2
+    r = np.sqrt(squared @ model["rough"])
+    d2 = squared @ (1.0 - model["rough"])
+    k: Floats = model["amplitude"] * np.exp(-0.5 * d2 - r) + model["linear"] * (a @ b.T + 1.0)
+    k += model["nugget"] * (squared.sum(axis=-1) < SAME_OP)
+    return k
+
+
+def _evidence(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
+    x = standardised(model, features_ND)
+    k = kernel(model, x, model["x"])
+    mean = mean_log(model["prior"], features_ND) + k @ model["alpha"]
+    own = model["amplitude"] + model["linear"] * ((x**2).sum(axis=1) + 1.0) + model["nugget"]
+    variance = own - ((k @ model["v"]) ** 2).sum(axis=1)
+    return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+
 def _gp(model: Frozen, x: Floats) -> tuple[Floats, Floats]:
-    # Rasmussen & Williams 2006, eq. 2.25 and 2.26, with an anisotropic squared-exponential kernel.
+    # The model of schema 1. Rasmussen & Williams 2006, eq. 2.25 and 2.26, anisotropic squared-exponential kernel.
     scaled = (x - model["mean"]) / model["scale"] / model["length"]
     train = model["x"] / model["length"]
     squared = ((scaled[:, None, :] - train[None]) ** 2).sum(axis=-1)

@@ -15,8 +15,9 @@ from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.frozen import Frozen
 from latency.ops import Op
 from latency.stats import Floats
+from latency.uncertainty import KindModel, network_std
 
-SCHEMA = 1
+SCHEMA = 2  # 1: no uncertainty; features by position
 
 
 class UnsupportedOp(UserError):
@@ -28,20 +29,6 @@ class PredictorError(UserError):
 
 
 @dataclass(frozen=True)
-class KindModel:
-    """F for one kind of op.
-
-    `model` is None where too few ops were measured to fit one: then only `known` ops are answered, by look-up.
-    """
-
-    model: Frozen | None
-    known: dict[str, tuple[float, float]]  # op text -> (seconds, standard error), for look-up only
-    discrete: dict[str, list[str]]  # field -> values measured
-    low: Floats  # (len(FEATURES),) smallest and largest feature measured
-    high: Floats
-
-
-@dataclass(frozen=True)
 class LatencyPredictor:
     """What `python -m latency.fit` makes. Evaluates in numpy alone."""
 
@@ -50,6 +37,7 @@ class LatencyPredictor:
     constant_s: float = 0.0
     scale: float = 1.0
     network_rel_std: float | None = None  # spread of measured / predicted over networks; None: no network was measured
+    uncertainty: dict[str, Any] = field(default_factory=dict)  # latency.joint.JointFit.uncertainty; empty: schema 1
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = "this predictor"
 
@@ -80,12 +68,23 @@ class LatencyPredictor:
         return (mean, std) if return_std else mean
 
     def network_s(self, ops: Sequence[Op]) -> tuple[float, float]:
-        """(seconds, standard error) of the network that runs `ops` one after another. Raises UnsupportedOp."""
+        """(seconds, standard error) of the network that runs `ops` one after another. Raises UnsupportedOp.
+
+        seconds = constant_s + scale * sum of predict_s. The standard error is that of a measurement of the network:
+        what is unknown of F (errors that its ops share do not average out), of constant and scale, and what no sum
+        explains; seconds -+ 1.645 of it is meant to hold 90 % of unseen networks.
+        """
         mean, std = self.predict_s(ops, return_std=True)
         seconds = self.constant_s + self.scale * float(mean.sum())
+        if self.uncertainty:
+            return seconds, network_std(self.uncertainty, self.kinds, ops, self.scale * mean, self.scale * std, seconds)
         if self.network_rel_std is not None:
             return seconds, seconds * self.network_rel_std
         return seconds, self.scale * float(np.sqrt((std**2).sum()))
+
+    def covers_kind(self, op: Op) -> bool:
+        """Whether `predict_s` answers for `op`, inside or outside the measured range."""
+        return op.is_free or self._problem(op) is None
 
     def covers(self, op: Op) -> bool:
         """Whether `op` lies inside what was measured: no extrapolation in any feature."""
@@ -144,36 +143,71 @@ class LatencyPredictor:
                 "constant_s": self.constant_s,
                 "scale": self.scale,
                 "network_rel_std": self.network_rel_std,
+                "uncertainty": self.uncertainty,
                 "provenance": self.provenance,
             },
         )
 
 
 def load_predictor(path: Path | str) -> LatencyPredictor:
-    """Read a predictor. Raises PickleError or PredictorError naming the file; runs nothing that the file asks for."""
+    """Read a predictor. Raises PickleError or PredictorError naming the file; runs nothing that the file asks for.
+
+    Files of older schemas, and files written when the feature table was shorter, are brought up to date.
+    """
     path = Path(path)
     content = pickles.load(path)
-    if content.get("schema") != SCHEMA or "kinds" not in content:
+    schema = content.get("schema")
+    if "kinds" not in content or not isinstance(schema, int) or schema < 1:
+        raise PredictorError(f"{path}: not a latency predictor; python -m latency.fit writes one")
+    if schema > SCHEMA:
         raise PredictorError(
-            f"{path}: not a latency predictor of schema {SCHEMA}; fit it anew with python -m latency.fit"
+            f"{path}: written by a newer version (schema {schema}; this version reads schemas up to {SCHEMA}); "
+            "update, or fit it anew with python -m latency.fit"
         )
-    if content.get("features") != list(FEATURES):
-        raise PredictorError(f"{path}: fitted on another feature table; fit it anew with python -m latency.fit")
     try:
-        kinds = {
-            name: KindModel(
-                k["model"], {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], k["low"], k["high"]
-            )
-            for name, k in content["kinds"].items()
-        }
+        kinds = {name: _kind(k, content["features"]) for name, k in content["kinds"].items()}
         return LatencyPredictor(
             content["device"],
             kinds,
             content["constant_s"],
             content["scale"],
             content["network_rel_std"],
+            content.get("uncertainty", {}),  # schema 1 had none
             content["provenance"],
             str(path),
         )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except _UnknownFeature as error:
+        raise PredictorError(
+            f"{path}: fitted on a feature that this version does not have ({error}); "
+            "fit it anew with python -m latency.fit"
+        ) from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise PredictorError(f"{path}: damaged: {type(error).__name__} {error}") from None
+
+
+class _UnknownFeature(Exception):
+    """A feature that a file needs and the table lacks."""
+
+
+def _kind(k: dict[str, Any], names: list[str]) -> KindModel:
+    """One kind of a file whose feature table was `names`. A feature newer than the file was 0 for all of its ops."""
+    place = {name: i for i, name in enumerate(names)}
+    low, high = (np.array([k[end][place[n]] if n in place else 0.0 for n in FEATURES]) for end in ("low", "high"))
+    return KindModel(
+        _moved(k["model"], names), {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], low, high
+    )
+
+
+def _moved(model: Frozen | None, names: list[str]) -> Frozen | None:
+    """`model` with its columns counted in this version's FEATURES."""
+    if model is None or names == list(FEATURES):
+        return model
+    moved = dict(model)
+    wanted = [names[c] for c in model["columns"]]
+    missing = [n for n in wanted if n not in FEATURES]
+    if missing:
+        raise _UnknownFeature(", ".join(missing))
+    moved["columns"] = np.array([FEATURES.index(n) for n in wanted], dtype=np.int64)
+    if "prior" in model and "models" in model["prior"]:
+        moved["prior"] = {**model["prior"], "models": [_moved(m, names) for m in model["prior"]["models"]]}
+    return moved

@@ -13,14 +13,17 @@ from devices.errors import UserError
 from latency.console import Ui, parser, run
 from latency.targets import add_device_arguments, target
 
+FEW_POOL = 500  # random networks that --few chooses from
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
     from devices.base import Device, DeviceError
     from latency.measure import Measurement, Policy, Progress, Workload
     from latency.ops import Op
+    from latency.predictor import LatencyPredictor
     from latency.repeat import BetweenSessions
     from latency.space import SearchSpace
     from latency.table import LatencyTable, Row
@@ -77,6 +80,22 @@ def _seeded(make: Callable[[Any], nn.Module], what: Any) -> nn.Module:
         return make(what)
 
 
+def few_workloads(space: SearchSpace, few: int, seed: int, prior: Sequence[LatencyPredictor]) -> list[Workload]:
+    """The `few` of FEW_POOL random networks that tell most of the others; no ops. See latency.transfer."""
+    from latency.measure import Workload
+    from latency.modules import build_network
+    from latency.ops import network_text
+    from latency.transfer import most_informative
+
+    rng = random.Random(seed)
+    pool = list(dict.fromkeys(space.random(rng).kernel_ops for _ in range(FEW_POOL)))
+    chosen = [pool[i] for i in most_informative(pool, few, prior)]
+    return [
+        Workload(network_text(ops), "network", lambda ops=ops: _seeded(build_network, ops), space.input_shape)  # type: ignore[misc]
+        for ops in chosen
+    ]
+
+
 def profile(
     device: Device,
     space: SearchSpace,
@@ -86,8 +105,11 @@ def profile(
     networks: int = 60,
     seed: int = 0,
     ui: Ui | None = None,
+    only: list[Workload] | None = None,
 ) -> ProfileResult:
     """Measure `space` on `device` into `table`, going on from what the table holds already.
+
+    `only` replaces what is measured: else every op of the space and `networks` random networks.
 
     Raises TableError where the table is of another device; UserError where the space is too small.
     """
@@ -97,14 +119,14 @@ def profile(
     from latency.table import workload_id
 
     ui, began = ui or Ui(), time.monotonic()
-    todo = workloads(space, networks, seed)
+    todo = workloads(space, networks, seed) if only is None else only
     before, watch, fingerprint = host_state(), HostWatch(), device.describe()
     session = table.start(
         fingerprint,
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "space": space.name,
-            "networks": networks,
+            "networks": networks if only is None else len(only),
             "seed": seed,
             "target": policy.target,
             "budget_s": policy.budget_s,
@@ -252,14 +274,26 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if table.path.suffix != ".csv":
         raise UserError(f"--out {args.out}: a table is a .csv file")
     policy = Policy(target=args.target_ci, budget_s=args.budget_min * 60)
+    only = None
+    if args.few is not None:
+        from latency.predictor import load_predictor
+
+        if not 1 <= args.few <= FEW_POOL:
+            raise UserError(f"--few {args.few}: between 1 and {FEW_POOL} networks")
+        only = few_workloads(space, args.few, args.seed, [load_predictor(p) for p in args.prior])
+    elif args.prior:
+        raise UserError("--prior goes with --few: it decides which networks tell most")
+    what = (
+        f"{len(space.unique_ops())} ops and {args.networks} random" if only is None else f"the {len(only)} most telling"
+    )
     with target(args, ui) as device:
         if args.overwrite:
             table.remove()
         ui.say(
-            f"profiling '{space.name}' on {args.device}: {len(space.unique_ops())} ops and {args.networks} random "
+            f"profiling '{space.name}' on {args.device}: {what} "
             f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
         )
-        result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui)
+        result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui, only=only)
     ui.say(
         f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
         f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
@@ -273,7 +307,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         )
     for line in result.advice:
         ui.say(line)
-    ui.say("next: python -m latency.fit")
+    ui.say("next: python -m latency.fit" + ("" if only is None else f" {table.path}, with --transfer-from PKL ..."))
     return {
         "device": result.device,
         "rows": result.rows,
@@ -293,6 +327,8 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--doctor", metavar="DEVICE", help="say whether a device is ready, and why not")
     made.add_argument("--space", default="proxyless", help="a search space by name, or FILE.py:NAME")
     made.add_argument("--networks", type=int, default=60, help="random whole networks to time beside the ops")
+    made.add_argument("--few", type=int, help="time no ops, only the FEW random networks that tell most of the others")
+    made.add_argument("--prior", nargs="+", default=[], metavar="PKL", help="with --few: predictors of other devices")
     made.add_argument("--budget-min", type=float, default=2.0, help="minutes of timing at most")
     made.add_argument(
         "--target-ci",

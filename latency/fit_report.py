@@ -1,0 +1,179 @@
+"""The page of a fit: predicted against measured, errors by feature, intervals, and what was left out how."""
+
+from __future__ import annotations
+
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency.features import FEATURES, SHAPE, feature_matrix
+from latency.files import write_atomically
+from latency.fitting import Details
+from latency.flops import macs
+from latency.predictor import LatencyPredictor
+from latency.stats import Floats
+
+Z90 = 1.645
+MAX_FEATURES = 8  # plots of residuals; the features along which the error varies most
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:left}"
+    "td+td,th+th{text-align:right}svg{max-width:100%;height:auto}"
+)
+
+
+def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> Path:
+    """Write the page (one file, no outside resources) and return its path."""
+    errors = predictor.provenance["errors"]
+    parts = [f"<h1>{html.escape(predictor.device)}: how far its predictor is off</h1>", _about(predictor)]
+    if len(details.test_measured_s):
+        parts += [f"<h2>{len(details.test_measured_s)} networks never used in a fit</h2>", _figures(errors["network"])]
+        parts += [_baselines(errors), _networks_plot(details)]
+    elif errors.get("network_loo_mape") is not None:
+        parts.append(
+            f"<p>{errors['networks_fit']} networks, each left out in turn: MAPE {errors['network_loo_mape']:.2%}</p>"
+        )
+    if details.left_out:
+        parts += ["<h2>Ops left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
+        parts += ["<h3>Residuals by feature</h3>", _residuals_plot(details)]
+    if errors.get("extrapolation"):
+        rows = [[k, f"{v:.2%}"] for k, v in errors["extrapolation"].items()]
+        parts += ["<h2>Outside what was measured</h2><p>All ops of one value of the feature left out at once.</p>"]
+        parts.append(_table(["kind and feature", "MAPE"], rows))
+    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(predictor.device)}</title><style>{STYLE}</style>"
+    write_atomically(path, (page + "\n".join(parts)).encode())
+    return path
+
+
+def _about(predictor: LatencyPredictor) -> str:
+    rows = [[k, str(predictor.provenance.get(k))] for k in ("source", "fitted", "table_sha256", "fingerprint")]
+    rows.append(["network", f"{predictor.constant_s * 1e3:.4g} ms + {predictor.scale:.4g} x sum of its ops"])
+    return _table(["", ""], rows)
+
+
+def _figures(of: dict[str, float]) -> str:
+    names = {
+        "mape": "MAPE",
+        "within_5": "within 5 %",
+        "within_10": "within 10 %",
+        "coverage_90": "inside nominal 90 % intervals",
+    }
+    rows = [[label, f"{of[k]:.2%}"] for k, label in names.items() if k in of]
+    rows.append(["RMSE", f"{of['rmse_s'] * 1e3:.4g} ms"])
+    rows += [[k.title(), f"{of[k]:.4f}"] for k in ("spearman", "kendall") if k in of]
+    return _table(["", f"n = {of['n']:.0f}"], rows)
+
+
+def _baselines(errors: dict[str, Any]) -> str:
+    rows = [[k.replace("_", " "), f"{v['mape']:.2%}", f"{v['spearman']:.3f}"] for k, v in errors["baselines"].items()]
+    if errors.get("noise_floor") is not None:
+        rows.append(["noise floor", f"{errors['noise_floor']:.2%}", ""])
+    return _table(["baseline, same networks", "MAPE", "Spearman"], rows)
+
+
+def _models(errors: dict[str, Any]) -> str:
+    rows = [
+        [kind, name + (" (chosen)" if errors["model"][kind] == name else ""), f"{error:.2%}"]
+        for kind, by_model in errors["cv"].items()
+        for name, error in by_model.items()
+    ]
+    note = f"<p>Folds by the model that the other folds choose: MAPE {errors['op_nested_mape']:.2%}.</p>"
+    return _table(["kind", "model", "MAPE"], rows) + note
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    return "<table>" + (line(head, "th") if any(head) else "") + "".join(line(r, "td") for r in rows) + "</table>"
+
+
+def _svg(draw: Any, columns: int, rows: int = 1) -> str:
+    """`draw(axes)` on a figure of `rows` x `columns`, as inline SVG."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    draw(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _scatter(axis: Any, measured_s: Floats, predicted_s: Floats, std_s: Floats) -> None:
+    axis.errorbar(
+        measured_s * 1e3,
+        predicted_s * 1e3,
+        Z90 * std_s * 1e3,
+        fmt="o",
+        ms=3,
+        lw=0.6,
+        alpha=0.6,
+    )
+    ends = [min(measured_s.min(), predicted_s.min()) * 1e3, max(measured_s.max(), predicted_s.max()) * 1e3]
+    axis.plot(ends, ends, color="black", lw=0.8)
+    axis.set(xlabel="measured, ms", ylabel="predicted, ms")
+
+
+def _networks_plot(details: Details) -> str:
+    measured, predicted, std = details.test_measured_s, details.test_predicted_s, details.test_std_s
+    work = np.array([sum(macs(op) for op in ops) for ops in details.test_ops]) / 1e6
+
+    def draw(axes: Any) -> None:
+        _scatter(axes[0], measured, predicted, std)
+        axes[1].plot(work, (predicted / measured - 1) * 100, "o", ms=3, alpha=0.6)
+        axes[1].axhline(0, color="black", lw=0.8)
+        axes[1].set(xlabel="MMACs", ylabel="error, %")
+        nominal = np.linspace(0.02, 0.98, 49)
+        axes[2].plot(nominal, calibration(predicted, measured, std, nominal))
+        axes[2].plot([0, 1], [0, 1], color="black", lw=0.8)
+        axes[2].set(xlabel="nominal share of an interval", ylabel="share it holds")
+
+    return _svg(draw, 3)
+
+
+def calibration(predicted_s: Floats, measured_s: Floats, std_s: Floats, nominal: Floats) -> Floats:
+    """(len(nominal),) share of the measured values inside normal intervals of each nominal share."""
+    from scipy.stats import norm
+
+    off = np.abs(predicted_s - measured_s) / std_s
+    return np.asarray([np.mean(off <= norm.ppf(0.5 + share / 2)) for share in nominal], dtype=np.float64)
+
+
+def _ops_plot(details: Details) -> str:
+    def draw(axes: Any) -> None:
+        for axis, (kind, out) in zip(axes, details.left_out.items(), strict=True):
+            _scatter(axis, out.measured_s, out.predicted_s, out.std_s)
+            axis.set(title=kind, xscale="log", yscale="log")
+
+    return _svg(draw, len(details.left_out))
+
+
+def _residuals_plot(details: Details) -> str:
+    """Error in percent along the features that vary, those first along which it varies most."""
+    ops = [op for out in details.left_out.values() for op in out.ops]
+    error = np.concatenate([out.predicted_s / out.measured_s - 1 for out in details.left_out.values()]) * 100
+    x = feature_matrix(ops)
+    varying = [n for n in SHAPE if np.ptp(x[:, FEATURES.index(n)]) > 0]
+
+    def spread(name: str) -> float:
+        values = x[:, FEATURES.index(name)]
+        return float(np.std([error[values == v].mean() for v in np.unique(values)]))
+
+    shown = sorted(varying, key=spread, reverse=True)[:MAX_FEATURES]
+    if not shown:
+        return ""
+    rows = -(-len(shown) // 4)
+
+    def draw(axes: Any) -> None:
+        for axis, name in zip(axes, shown, strict=False):
+            axis.plot(x[:, FEATURES.index(name)], error, "o", ms=3, alpha=0.6)
+            axis.axhline(0, color="black", lw=0.8)
+            axis.set(xlabel=name, ylabel="error, %")
+        for axis in axes[len(shown) :]:
+            axis.remove()
+
+    return _svg(draw, min(4, len(shown)), rows)

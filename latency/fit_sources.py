@@ -1,0 +1,129 @@
+"""What `python -m latency.fit` fits from: a table, a file of networks, a published look-up table, other predictors."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from latency.console import Ui
+from latency.fitting import Details, FitError, fit_detailed
+from latency.joint import Observation
+from latency.network_file import read_networks
+from latency.predictor import LatencyPredictor
+from latency.published import read_published
+from latency.space import load_space
+from latency.table import LatencyTable
+from latency.transfer import CORRECTION, check_sources, load_sources, mixture_prior
+
+Z95 = 1.96
+
+Fitted = tuple[LatencyPredictor, Details]
+
+
+def observations(table: LatencyTable) -> list[Observation]:
+    """The rows of `table` as observations; the standard error is that of the 95 % interval of the median."""
+
+    return [
+        Observation(row.ops, row.median_s, (row.ci_high_s - row.ci_low_s) / 2 / Z95, row.drift) for row in table.rows()
+    ]
+
+
+def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
+    """Fit the table at `path`: its ops, its networks, or both. Raises TableError, FitError."""
+
+    table = LatencyTable(path)
+    rows = _observed(path, observations(table))
+    content = table.provenance()
+    provenance = _provenance(path, table.digest(), content["fingerprint"]) | {"sessions": len(content["sessions"])}
+    device = str(content["fingerprint"].get("device", path.stem))
+    with ui.progress(f"fitting {path.stem}") as report:
+        return fit_detailed(device, rows, folds=folds, provenance=provenance, report=report)
+
+
+def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
+
+    if not rows:
+        raise FitError(
+            f"{path}: no measured ops in it; run python -m latency.profile again, it goes on where it stopped"
+        )
+    return rows
+
+
+def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "source": str(path),
+        "table_sha256": digest,
+        "fingerprint": fingerprint,
+        "fitted": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def fit_networks(path: Path, space_name: str, column: str, device: str, ui: Ui) -> Fitted:
+    """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError."""
+
+    rows = read_networks(path, load_space(space_name), column)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    fingerprint = {"device": device, "runtime": f"column {column} of {path.name}; not stated otherwise"}
+    with ui.progress(f"fitting {column}") as report:
+        provenance = _provenance(path, digest, fingerprint) | {"space": space_name, "column": column}
+        return fit_detailed(device, rows, folds=0, provenance=provenance, report=report)
+
+
+def fit_transfer(
+    device: str,
+    sources: Sequence[Path],
+    ui: Ui,
+    *,
+    table: Path | None = None,
+    networks: Path | None = None,
+    space: str = "",
+    column: str = "",
+    few: int | None = None,
+) -> Fitted:
+    """Fit a new device from few measured networks and the predictors of others.
+
+    The networks are those of `table`, or column `column` of the file `networks` (the first `few` of them, where given).
+    Raises TransferError, UnsupportedOp where a source does not know an op of the networks.
+    """
+    known = load_sources(sources)
+    if networks is not None:
+        path, rows = networks, read_networks(networks, load_space(space), column)
+        fingerprint: dict[str, Any] = {"device": device, "runtime": f"column {column} of {path.name}"}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        assert table is not None
+        opened, path = LatencyTable(table), table
+        rows, fingerprint = _observed(path, observations(opened)), opened.provenance()["fingerprint"]
+        digest = opened.digest()
+    rows = [r for r in rows if len(r.ops) > 1][:few]
+    check_sources(known, rows)
+    provenance = _provenance(path, digest, fingerprint) | {"transfer_from": [s.device for s in known]}
+    with ui.progress(f"fitting {device}") as report:
+        return fit_detailed(
+            device,
+            rows,
+            folds=0,
+            provenance=provenance,
+            report=report,
+            make_prior=mixture_prior(known),
+            own=CORRECTION,
+            hold_out=False,
+        )
+
+
+def fit_published(path: Path, device: str, folds: int, ui: Ui) -> Fitted:
+    """Fit a published per-op table. Raises PublishedError."""
+
+    entries = read_published(path)
+    rows = [Observation((e.op,), e.mean_s, e.stderr_s) for e in entries]
+    provenance = {
+        "source": f"published look-up table {path.name}",
+        "table_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "fingerprint": {"device": device, "runtime": "as published; threads, mask and versions are not stated"},
+        "fitted": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    with ui.progress(f"fitting {path.stem}") as report:
+        return fit_detailed(device, rows, folds=folds, provenance=provenance, report=report)

@@ -1,0 +1,266 @@
+"""Ops and networks fitted together: from observations to KindModels, the network level and its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from latency import frozen
+from latency.evidence import Level, Noise, Posterior, Rows, solve_robustly
+from latency.features import FEATURES, discrete_values, features
+from latency.frozen import Frozen
+from latency.ops import Op
+from latency.priors import Group, fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
+from latency.stats import Floats
+from latency.uncertainty import KindModel
+
+MIN_OPS = 5  # distinct ops of a kind; below this it is answered by look-up only
+LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about the prior mean
+Z90 = 1.645
+ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
+MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision: keeps its file below 1 MB
+
+Row = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One measured op or network: seconds and the standard error of those seconds."""
+
+    ops: tuple[Op, ...]
+    seconds: float
+    stderr_s: float
+    drift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The distinct ops of the evidence. Ops of one kind with the same features are one latent."""
+
+    ops: tuple[Op, ...]
+    index: dict[tuple[str, bytes], int]
+    features_ND: Floats
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each latent."""
+        return [type(op).__name__ for op in self.ops]
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """What `fit_joint` finds. `uncertainty` goes into the predictor; see LatencyPredictor.network_s."""
+
+    kinds: dict[str, KindModel]
+    constant_s: float
+    scale: float
+    uncertainty: dict[str, Any]
+    loo_error: Floats = field(default_factory=lambda: np.empty(0))  # of each network left out, relative
+    loo_std: Floats = field(default_factory=lambda: np.empty(0))
+
+
+#: Prior mean of F by kind (the work's, or other devices') and of the constant in seconds, from what was measured.
+MakePrior = Callable[[Latents, Rows], tuple[dict[str, Frozen], float]]
+
+
+def key_of(op: Op, row: Floats) -> tuple[str, bytes]:
+    """What tells latents apart."""
+    return type(op).__name__, np.round(row, 9).tobytes()
+
+
+def latents_of(observations: Sequence[Observation]) -> tuple[Latents, Rows]:
+    """The distinct ops that take time, and the observations as rows over them."""
+    known: dict[Op, int] = {}
+    index: dict[tuple[str, bytes], int] = {}
+    ops: list[Op] = []
+    rows_of: list[Floats] = []
+    for observation in observations:
+        for op in observation.ops:
+            if op.is_free or op in known:
+                continue
+            row = features(op)
+            place = index.setdefault(key_of(op, row), len(ops))
+            if place == len(ops):
+                ops.append(op)
+                rows_of.append(row)
+            known[op] = place
+    counts = np.zeros((len(observations), len(ops)))
+    for i, observation in enumerate(observations):
+        for op in observation.ops:
+            if not op.is_free:
+                counts[i, known[op]] += 1
+    seconds = np.array([o.seconds for o in observations])
+    rel_var = np.array([(o.stderr_s / o.seconds) ** 2 for o in observations])
+    network = np.array([len(o.ops) > 1 for o in observations])
+    matrix = np.stack(rows_of) if rows_of else np.empty((0, len(FEATURES)))
+    return Latents(tuple(ops), index, matrix), Rows(counts, seconds, rel_var, network)
+
+
+def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]:
+    """Rates of work by kind from lone ops, where a kind has them; else one set of rates from the networks' totals.
+
+    Returns the prior means by kind, and the prior constant of a network in seconds.
+    """
+    terms = frozen.work_terms(latents.features_ND)
+    kinds = np.array(latents.kinds)
+    lone = ~rows.network
+    found: dict[str, Frozen] = {}
+    constant_s = 0.0
+    shared: Frozen | None = None
+    if not lone.any():
+        design = np.column_stack([rows.counts @ terms, np.ones(len(rows.seconds))])
+        rates = fit_rates(design, rows.seconds, rows.rel_var, strength=1.0)
+        shared, constant_s = work_prior(latents.features_ND, rates[:-1]), float(rates[-1])
+    for kind in dict.fromkeys(latents.kinds):
+        mine = lone & (rows.counts @ (kinds == kind) > 0)
+        if shared is None and mine.sum() >= MIN_OPS:
+            x = rows.counts[mine] @ terms
+            rates = fit_rates(x, rows.seconds[mine], rows.rel_var[mine])
+        elif shared is None:
+            rates = fit_rates(rows.counts[lone] @ terms, rows.seconds[lone], rows.rel_var[lone])
+        found[kind] = shared or work_prior(latents.features_ND[kinds == kind], rates)
+    return found, constant_s
+
+
+def make_groups(
+    latents: Latents, rows: Rows, own: float | None = None, given: Sequence[str] = ()
+) -> tuple[list[Group], Floats]:
+    """Kinds with enough lone ops each have a prior of their own; without lone ops, kinds share one.
+
+    Returns the groups and the (n,) prior variance of the latents in none of them: kinds of few ops.
+    """
+    kinds = latents.kinds
+    many = [k for k in dict.fromkeys(kinds) if kinds.count(k) >= MIN_OPS and k not in given]
+    if rows.network.all():
+        groups = [make_group(many, kinds, latents.features_ND, own)] if many else []
+    else:
+        groups = [make_group((k,), kinds, latents.features_ND, own) for k in many]
+    fixed = np.full(len(kinds), (LOOKUP_STD if own is None else 2 * own) ** 2)
+    fixed[[i for i, k in enumerate(kinds) if k in given]] = 1e-10
+    for group in groups:
+        fixed[group.indices] = 0.0
+    return groups, fixed
+
+
+def fit_joint(
+    observations: Sequence[Observation],
+    make_prior: MakePrior = work_priors,
+    own: float | None = None,
+    given: dict[str, Frozen] | None = None,
+) -> JointFit:
+    """F, constant and scale from any mix of lone ops and whole networks.
+
+    `given` are models of kinds that are not to be fitted (a forest that beat the GP on its ops): F as they say.
+    `own` is the prior's median standard deviation of log F about the prior mean (None: latency.priors.AMPLITUDE).
+    """
+    latents, rows = latents_of(observations)
+    priors, constant_s = make_prior(latents, rows)
+    given = given or {}
+    mean, kinds = np.empty(len(latents.ops)), np.array(latents.kinds)
+    for kind in dict.fromkeys(latents.kinds):
+        x = latents.features_ND[kinds == kind]
+        mean[kinds == kind] = frozen.predict(given[kind], x)[0] if kind in given else frozen.mean_log(priors[kind], x)
+    groups, fixed = make_groups(latents, rows, own, tuple(given))
+    both = bool(rows.network.any() and not rows.network.all())
+    typical = float(rows.seconds[rows.network].mean()) if rows.network.any() else 1.0
+    level = Level(
+        typical,
+        constant_s / typical,
+        constant_std=0.1 if both else 0.3 if rows.network.any() else 0.0,
+        scale_std=0.3 if both else 0.0,
+    )
+    noise = Noise(network=0.02, alone=ALONE if both else 0.0)
+    if not rows.network.all():  # kernels from lone ops, where they say more than sums do
+        for i, group in enumerate(groups):
+            mine = ~rows.network & (rows.counts[:, group.indices].sum(axis=1) > 0)
+            if mine.sum() < MIN_OPS:
+                continue
+            part = rows.take(np.flatnonzero(mine))
+            (groups[i],), _ = fit_hyper([group], part, mean, fixed + _elsewhere(group, len(fixed)), level, Noise())
+    elif groups:
+        groups, noise = fit_hyper(groups, rows, mean, fixed, level, noise)
+    posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, noise)
+    factor = _calibration(error, std)
+    return _frozen(latents, rows, groups, priors, given, fixed, posterior, factor, error, std)
+
+
+def _elsewhere(group: Group, n: int) -> Floats:
+    """Any variance for the latents that a fit of one group's kernel does not touch."""
+    variance = np.ones(n)
+    variance[group.indices] = 0.0
+    return variance
+
+
+def _calibration(error: Floats, std: Floats) -> float:
+    """Factor on standard errors so that nominal 90 % intervals hold 90 % of the networks left out one at a time."""
+    if len(error) < 20:
+        return 1.0
+    return float(np.quantile(np.abs(error) / std, 0.9) / Z90)
+
+
+def _frozen(
+    latents: Latents,
+    rows: Rows,
+    groups: list[Group],
+    priors: dict[str, Frozen],
+    given: dict[str, Frozen],
+    fixed: Floats,
+    posterior: Posterior,
+    factor: float,
+    error: Floats,
+    std: Floats,
+) -> JointFit:
+    v = _thin(posterior.v)
+    n = len(latents.ops)
+    log_std = np.sqrt(np.maximum(np.diag(posterior.covariance()), 1e-12))
+    group_of = {k: (g, posterior.alpha[g.indices], v[g.indices]) for g in groups for k in g.kinds}
+    kinds: dict[str, KindModel] = {}
+    names = latents.kinds
+    for kind in dict.fromkeys(names):
+        mine = [i for i, k in enumerate(names) if k == kind]
+        x = latents.features_ND[mine]
+        discrete: dict[str, list[str]] = {}
+        for i in mine:
+            for name, value in discrete_values(latents.ops[i]).items():
+                discrete[name] = sorted({*discrete.get(name, []), value}, key=lambda t: (len(t), t))
+        model, known = given.get(kind), {}
+        if kind in group_of:
+            group, alpha, of_group = group_of[kind]
+            model = freeze(group, kind, priors[kind], alpha, of_group)
+        elif model is None:
+            f = np.exp(posterior.log_f)
+            known = {str(latents.ops[i]): (float(f[i]), float(f[i] * log_std[i])) for i in mine}
+        kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
+    lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
+    uncertainty = {
+        "constant_var": float(posterior.prior_cov[n, n]),
+        "scale_var": float(posterior.prior_cov[n + 1, n + 1]),
+        "level_v": v[n:],
+        "typical_s": posterior.level.typical_s,
+        "known_ops": [str(latents.ops[i]) for i in lookup],
+        "known_var": fixed[lookup],
+        "known_v": v[lookup],
+        "noise": _network_noise(rows, posterior),
+        "factor": factor,
+    }
+    return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std)
+
+
+def _network_noise(rows: Rows, posterior: Posterior) -> float:
+    """Relative: what no sum explains, and the error of one measurement like those of the fit."""
+    if not rows.network.any():
+        return 0.0
+    measured = float(np.median(rows.rel_var[rows.network]))
+    return float(np.sqrt(posterior.noise.network**2 + measured))
+
+
+def _thin(v: Floats) -> Floats:
+    """`v` rotated and cut to what a small file holds: the smallest directions go, which widens intervals."""
+    rank = max(1, MAX_FLOATS // len(v))
+    if v.shape[1] > rank:
+        left, size, _ = np.linalg.svd(v, full_matrices=False)
+        v = left[:, :rank] * size[:rank]
+    return v.astype(np.float32)

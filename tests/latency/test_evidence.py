@@ -1,0 +1,228 @@
+"""The evidence model: any mix of lone ops and whole networks, and its standard errors."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from latency import frozen
+from latency.evidence import Level, Noise, Rows, fit_tails, leave_one_out, linearise, solve, solve_robustly
+from latency.features import feature_matrix
+from latency.flops import macs
+from latency.joint import MAX_FLOATS, Observation, _thin, fit_joint, latents_of
+from latency.ops import Conv2d, Zero, mbconv
+from latency.predictor import LatencyPredictor
+from latency.priors import _evidence_gradient, fit_rates, freeze, kernel, make_group
+from tests.latency.conftest import small_space
+
+
+def curved_s(op) -> float:
+    """A truth that is no line in MACs: larger kernels are dearer per MAC."""
+    return 2e-5 + 1e-10 * macs(op) * (1 + 0.15 * (op.kernel - 3))
+
+
+def networks(space, n, seed=0, constant_s=1e-4, scale=1.0, noise=0.0):
+    rng, noisy = random.Random(seed), np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        ops = space.random(rng).ops
+        seconds = constant_s + scale * sum(curved_s(op) for op in ops if not op.is_free)
+        found.append(Observation(ops, seconds * float(np.exp(noise * noisy.standard_normal())), noise * seconds))
+    return found
+
+
+def predictor_of(fit) -> LatencyPredictor:
+    return LatencyPredictor("fake", fit.kinds, fit.constant_s, fit.scale, uncertainty=fit.uncertainty)
+
+
+def error(predictor, nets) -> float:
+    return float(np.mean([abs(predictor.network_s(o.ops)[0] / o.seconds - 1) for o in nets]))
+
+
+@pytest.mark.parametrize("mix", ["ops", "networks", "both"])
+def test_any_mix_of_evidence_predicts_unseen_networks(mix):
+    space = small_space()
+    ops = [Observation((op,), curved_s(op) / 1.1, 1e-3 * curved_s(op)) for op in space.unique_ops()]
+    nets = networks(space, 40)
+    fit = fit_joint({"ops": ops, "networks": nets, "both": ops + nets}[mix])
+    test = networks(space, 40, seed=1)
+    if mix == "ops":  # they know neither the scale (1.1) nor the constant of networks
+        test = [Observation(o.ops, (o.seconds - 1e-4) / 1.1, 0.0) for o in test]
+    assert error(predictor_of(fit), test) < 0.005
+    assert fit.scale == (pytest.approx(1.1, rel=0.05) if mix == "both" else 1.0)
+
+
+def test_more_networks_never_hurt_and_few_are_better_than_a_line_in_macs():
+    space = small_space(blocks=12)
+    test = networks(space, 60, seed=9)
+    errors = [error(predictor_of(fit_joint(networks(space, n, noise=0.005))), test) for n in (8, 30, 200)]
+    line = np.polyfit([sum(map(macs, o.ops)) for o in networks(space, 8)], [o.seconds for o in networks(space, 8)], 1)
+    by_line = np.mean([abs(np.polyval(line, sum(map(macs, o.ops))) / o.seconds - 1) for o in test])
+    assert errors[0] < by_line
+    assert errors[2] < 0.003
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_latency_is_additive_over_concatenation_and_free_ops_are_free():
+    fit = fit_joint(networks(small_space(), 30))
+    predictor = predictor_of(fit)
+    ops = small_space().random(random.Random(3)).ops
+    zero = Zero(in_channels=8, out_channels=8, height=8, width=8, shortcut=1)
+    seconds, std = predictor.network_s(ops)
+    assert seconds == pytest.approx(predictor.constant_s + predictor.scale * predictor.predict_s(ops).sum())
+    with_zero = predictor.network_s((*ops, zero))
+    assert with_zero == pytest.approx((seconds, std))
+
+
+def test_an_outlier_is_not_believed():
+    space = small_space()
+    nets = networks(space, 60, noise=0.002)
+    clean = predictor_of(fit_joint(nets))
+    spoilt = list(nets)
+    for i in range(0, 60, 15):
+        spoilt[i] = Observation(nets[i].ops, 3 * nets[i].seconds, nets[i].stderr_s)
+    robust = predictor_of(fit_joint(spoilt))
+    test = networks(space, 40, seed=5)
+    assert error(robust, test) < 0.01
+    assert error(clean, test) < 0.005
+
+
+def test_nominal_90_intervals_hold_about_90_of_unseen_networks():
+    space = small_space(blocks=8)
+    inside = []
+    for seed in range(3):
+        predictor = predictor_of(fit_joint(networks(space, 60, seed=seed, noise=0.02)))
+        for o in networks(space, 200, seed=100 + seed, noise=0.02):
+            seconds, std = predictor.network_s(o.ops)
+            inside.append(abs(seconds - o.seconds) <= 1.645 * std)
+    assert 0.83 <= np.mean(inside) <= 0.96
+
+
+def toy_rows(rng, n_ops=4, n_nets=6):
+    counts = np.vstack([np.eye(n_ops), rng.integers(0, 3, (n_nets, n_ops)) + (np.arange(n_ops) == 0)])
+    f = np.exp(rng.normal(0, 0.3, n_ops))
+    y = counts @ f * np.exp(rng.normal(0, 0.01, len(counts)))
+    return Rows(counts.astype(float), y, np.full(len(y), 1e-4), np.arange(len(y)) >= n_ops)
+
+
+def test_the_derivative_of_every_row_is_right():
+    rng = np.random.default_rng(0)
+    rows, level, noise = toy_rows(rng), Level(2.0, 0.1), Noise()
+    mean, u = np.zeros(4), rng.normal(0, 0.2, 6)
+    at = linearise(rows, mean, u, level, noise)
+    m = np.concatenate([mean, [level.constant, 0.0]])
+    here = at.target - at.jacobian @ (u - m)
+    for i in range(6):
+        step = np.zeros(6)
+        step[i] = 1e-6
+        there = linearise(rows, mean, u + step, level, noise)
+        residual = there.target - there.jacobian @ (u + step - m)
+        assert np.allclose((here - residual) / 1e-6, at.jacobian[:, i], atol=1e-4)
+
+
+def test_the_mode_and_its_covariance_solve_the_normal_equations():
+    """Against the dense formulas that need the inverse of K."""
+    rows, level, noise = toy_rows(np.random.default_rng(1)), Level(2.0), Noise(0.02, 0.01)
+    k = 0.1 * np.eye(4) + 0.05
+    posterior = solve(rows, np.zeros(4), k, level, noise)
+    at = linearise(rows, np.zeros(4), posterior.u, level, noise)
+    precision = at.jacobian.T @ (at.jacobian / at.variance[:, None]) + np.linalg.inv(posterior.prior_cov)
+    assert np.allclose(posterior.covariance(), np.linalg.inv(precision), rtol=1e-6, atol=1e-12)
+    mode = np.linalg.solve(precision, at.jacobian.T @ (at.target / at.variance))
+    assert np.allclose(posterior.u - np.array([0, 0, 0, 0, level.constant, 0]), mode, atol=1e-6)
+
+
+def test_leave_one_out_is_what_leaving_out_gives():
+    rows, level, noise = toy_rows(np.random.default_rng(2)), Level(2.0), Noise(0.02, 0.01)
+    k = 0.1 * np.eye(4) + 0.05
+    posterior = solve(rows, np.zeros(4), k, level, noise)
+    residual, _ = leave_one_out(rows, np.zeros(4), posterior, np.ones(len(rows.seconds)))
+    at = linearise(rows, np.zeros(4), posterior.u, level, noise)
+    i = 7
+    rest = np.delete(np.arange(len(rows.seconds)), i)
+    j, r = at.jacobian[rest], at.variance[rest]
+    precision = j.T @ (j / r[:, None]) + np.linalg.inv(posterior.prior_cov)
+    without = np.linalg.solve(precision, j.T @ (at.target[rest] / r))
+    assert residual[i] == pytest.approx(at.target[i] - at.jacobian[i] @ without, rel=1e-4)
+
+
+def test_gradients_of_the_marginal_likelihood():
+    ops = small_space().unique_ops()
+    x = feature_matrix(ops)
+    group = make_group(("MBConv",), ["MBConv"] * len(ops), x)
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 2, (12, len(ops))).astype(float) + np.eye(12, len(ops))
+    rows = Rows(counts, counts.sum(axis=1), np.full(12, 1e-4), np.ones(12, dtype=bool))
+    level, noise, fixed, mean = Level(20.0), Noise(0.02), np.zeros(len(ops)), np.zeros(len(ops))
+    lin = linearise(rows, mean, np.zeros(len(ops) + 2), level, noise)
+    theta = np.concatenate([group.theta + rng.normal(0, 0.3, len(group.theta)), [np.log(0.02)]])
+    value, gradient = _evidence_gradient(theta, [group], fixed, level, rows, lin, noise)
+    for i in range(len(theta)):
+        step = np.zeros_like(theta)
+        step[i] = 1e-5
+        up = _evidence_gradient(theta + step, [group], fixed, level, rows, lin, noise)[0]
+        assert (up - value) / 1e-5 == pytest.approx(gradient[i], rel=1e-3, abs=1e-3)
+
+
+def test_the_kernel_of_the_fit_is_the_kernel_of_the_prediction():
+    ops = small_space().unique_ops()
+    x = feature_matrix(ops)
+    group = make_group(("MBConv",), ["MBConv"] * len(ops), x)
+    model = freeze(group, "MBConv", {}, np.zeros(len(ops)), np.zeros((len(ops), 0)))
+    z = frozen.standardised(model, x)
+    assert np.allclose(z, group.x)
+    assert np.allclose(frozen.kernel(model, z, z), kernel(group, group.theta)[0])
+
+
+def test_ops_with_equal_features_are_one_latent():
+    op = Conv2d(in_channels=8, out_channels=8, height=8, width=8, kernel=3)
+    other = Conv2d(in_channels=8, out_channels=8, height=8, width=8, kernel=3, act="relu")
+    latents, rows = latents_of([Observation((op, other, op), 1.0, 0.0)])
+    assert len(latents.ops) == 1
+    assert rows.counts.tolist() == [[3.0]]
+
+
+def test_rates_of_work_are_positive_and_found():
+    rng = np.random.default_rng(0)
+    terms = np.exp(rng.normal(0, 1, (60, 3)))
+    rates = fit_rates(terms, terms @ [1.0, 0.0, 2.0], np.zeros(60), strength=1e-3)
+    assert rates == pytest.approx([1.0, 0.0, 2.0], abs=0.02)
+    assert (fit_rates(terms[:1], np.array([3.0]), np.zeros(1)) >= 0).all()
+
+
+def test_tails_are_told_apart():
+    rng = np.random.default_rng(0)
+    scale, nu = fit_tails(0.02 * rng.standard_normal(500))
+    assert nu == np.inf
+    assert scale == pytest.approx(0.02, rel=0.1)
+    scale, nu = fit_tails(0.02 * rng.standard_t(2, 500))
+    assert nu <= 4
+    assert scale == pytest.approx(0.02, rel=0.2)
+
+
+def test_few_networks_keep_the_noise_given():
+    rows = toy_rows(np.random.default_rng(3))
+    posterior, residual, std = solve_robustly(rows, np.zeros(4), np.eye(4), Level(2.0), Noise(0.05, 0.01))
+    assert posterior.noise.network == 0.05
+    assert len(residual) == len(std) == 6
+
+
+def test_what_is_stored_of_the_uncertainty_is_bounded_and_never_too_sure():
+    v = np.random.default_rng(0).normal(size=(600, 600))
+    thin = _thin(v)
+    assert thin.size <= MAX_FLOATS
+    w = np.random.default_rng(1).normal(size=600)
+    assert np.sum((w @ thin) ** 2) <= np.sum((w @ v) ** 2) * (1 + 1e-5)
+
+
+def test_the_standard_error_grows_outside_what_was_measured():
+    space = small_space()
+    predictor = predictor_of(fit_joint(networks(space, 40)))
+    seen, wide = space.choices[0].candidates[0], mbconv(96, 96, 8, kernel=3, stride=1, expand=3)
+    near, far = np.divide(*predictor.predict_s([seen, wide], return_std=True)[::-1])
+    assert far > 1.2 * near
+    assert predictor.covers(seen)
+    assert not predictor.covers(wide)
+    assert set(predictor.outside(wide)) == {"log_in", "log_out"}

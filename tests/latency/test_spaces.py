@@ -1,0 +1,64 @@
+"""The spaces that ship, against what was published of them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from latency.flops import macs, params
+from latency.modules import build_network
+from latency.ops import Conv2d, MBConv, Zero
+from latency.published import read_published
+from latency.space import load_space, space_names
+
+
+def test_fbnet_is_the_published_space():
+    """Layers, strides and channels: arXiv 1812.03443, table 1; digits: HELP's file (see the data's README)."""
+    space = load_space("fbnet")
+    assert len(space.choices) == 22
+    assert {len(c.candidates) for c in space.choices} == {9}
+    firsts = [c.candidates[0] for c in space.choices]
+    assert [op.height for op in firsts] == [112, 112] + [56] * 4 + [28] * 4 + [14] * 8 + [7] * 4
+    assert [op.out_channels for op in firsts] == [16] + [24] * 4 + [32] * 4 + [64] * 4 + [112] * 4 + [184] * 4 + [352]
+    k5_e1_g2, skip = space.choices[3].candidates[5], space.choices[3].candidates[8]
+    assert isinstance(k5_e1_g2, MBConv)
+    assert (k5_e1_g2.kernel, k5_e1_g2.mid_channels, k5_e1_g2.groups) == (5, 24, 2)
+    assert isinstance(skip, Zero)
+    strided = space.choices[1].candidates[8]
+    assert isinstance(strided, Conv2d)
+    assert (strided.kernel, strided.stride) == (1, 2)
+    assert len(space.unique_ops()) == 12 * 9 - 6 + 3, "12 distinct layers, of which 6 skip for free; stem and head"
+
+
+@pytest.mark.parametrize("resolution", [160, 176, 192, 208])
+def test_once_for_all_has_exactly_the_published_ops(resolution, shared_data):
+    published = {e.op for e in read_published(shared_data / "note10" / f"{resolution}_lookup_table.yaml")}
+    assert set(load_space(f"ofa_mbv3_{resolution}").unique_ops()) == published
+
+
+def test_once_for_all_is_as_deep_as_its_choices_say():
+    space = load_space("ofa_mbv3")
+    assert len(space.choices) == 20
+    free = [any(op.is_free for op in c.candidates) for c in space.choices]
+    assert free == [False, False, True, True] * 5
+
+
+@pytest.mark.parametrize("name", ["fbnet", "ofa_mbv3_160"])
+def test_networks_of_the_space_run(name):
+    import torch
+
+    space = load_space(name)
+    ops = space.random(random.Random(0)).ops
+    network = build_network(ops).eval()
+    with torch.inference_mode():
+        out = network(torch.zeros(space.input_shape))
+    assert out.shape == (1, 1000)
+    assert sum(map(macs, ops)) > 1e7
+    assert sum(map(params, ops)) > 1e6
+
+
+def test_names_are_unique():
+    names = space_names()
+    assert len(names) == len(set(names))
+    assert {"fbnet", "ofa_mbv3"} <= set(names)

@@ -1,0 +1,180 @@
+"""A new device from few networks."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from latency import fit, profile
+from latency.joint import Observation, fit_joint
+from latency.ops import mbconv
+from latency.predictor import LatencyPredictor, UnsupportedOp, load_predictor
+from latency.space import load_space
+from latency.stats import mape, spearman
+from latency.transfer import CORRECTION, TransferError, check_sources, mix, mixture_prior, most_informative
+from tests.latency.conftest import small_space
+from tests.latency.test_evidence import networks, predictor_of
+
+
+def device(name, a, b):
+    """A made-up device: a s per op, b s times a kernel's work, and a factor per op that all devices share."""
+    rng = np.random.default_rng(0)
+    own = {op: float(np.exp(0.1 * rng.standard_normal())) for op in small_space(blocks=10).unique_ops()}
+    return name, lambda op: (a + b * op.kernel**2 * op.mid_channels) * own[op]
+
+
+def observed(truth, n, seed):
+    rng = random.Random(seed)
+    space = small_space(blocks=10)
+    chains = [space.random(rng).ops for _ in range(n)]
+    return [Observation(c, 1e-4 + sum(map(truth, c)), 0.0) for c in chains]
+
+
+@pytest.fixture(scope="module")
+def known():
+    makers = [device("launch", 1e-4, 1e-8), device("work", 1e-6, 1e-7), device("odd", 3e-5, 3e-8)]
+    found = []
+    for name, truth in makers:
+        fitted = fit_joint(observed(truth, 80, 0))
+        found.append(
+            LatencyPredictor(name, fitted.kinds, fitted.constant_s, fitted.scale, uncertainty=fitted.uncertainty)
+        )
+    return found
+
+
+def test_ten_networks_and_other_devices_beat_ten_networks(known):
+    _, truth = device("new", 5e-5, 5e-8)
+    few, test = observed(truth, 10, 7), observed(truth, 100, 8)
+    y = np.array([o.seconds for o in test])
+
+    def outcome(fitted):
+        predictor = predictor_of(fitted)
+        return np.array([predictor.network_s(o.ops)[0] for o in test])
+
+    with_others = outcome(fit_joint(few, mixture_prior(known), CORRECTION))
+    alone = outcome(fit_joint(few))
+    assert mape(with_others, y) < mape(alone, y)
+    assert spearman(with_others, y) > 0.9
+
+
+def test_a_mixture_is_found():
+    rng = np.random.default_rng(0)
+    totals = rng.uniform(1, 3, (40, 3))
+    weights = mix(totals, totals @ [2.0, 0.0, 0.5])
+    assert (weights >= 0).all()
+    assert totals @ weights == pytest.approx(totals @ [2.0, 0.0, 0.5], rel=0.02)
+    same = mix(np.tile(totals[:2, :1], (1, 3)), totals[:2, 0])
+    assert same == pytest.approx([1 / 3] * 3, abs=0.02), "devices that few networks cannot tell apart share"
+
+
+def test_the_most_telling_networks_differ_and_leave_less_variance(known):
+    rng, space = random.Random(0), small_space(blocks=10)
+    pool = [space.random(rng).ops for _ in range(60)]
+    for sources in ((), known):
+        chosen = most_informative(pool, 8, sources)
+        assert len(set(chosen)) == 8
+        assert most_informative(pool, 3, sources) == chosen[:3], "greedy: a larger choice keeps the smaller"
+    with pytest.raises(TransferError, match="61 networks to choose out of 60"):
+        most_informative(pool, 61)
+
+
+def test_a_transferred_predictor_stands_alone_and_is_small(known, tmp_path):
+    _, truth = device("new", 5e-5, 5e-8)
+    fitted = fit_joint(observed(truth, 10, 7), mixture_prior(known), CORRECTION)
+    predictor = predictor_of(fitted)
+    predictor.save(tmp_path / "new.pkl")
+    assert (tmp_path / "new.pkl").stat().st_size < 2**20
+    ops = small_space(blocks=10).unique_ops()
+    loaded = load_predictor(tmp_path / "new.pkl")
+    assert np.array_equal(loaded.predict_s(ops), predictor.predict_s(ops))
+    assert loaded.network_s(ops) == pytest.approx(predictor.network_s(ops))
+
+
+def test_too_few_networks_or_an_unknown_op_is_said(known):
+    _, truth = device("new", 5e-5, 5e-8)
+    with pytest.raises(TransferError, match="2 measured networks of the new device; at least 3"):
+        check_sources(known, observed(truth, 2, 0))
+    op = mbconv(8, 8, 8, kernel=9, stride=1, expand=3)
+    with pytest.raises(UnsupportedOp, match="was fitted on kernel"):
+        check_sources(known, [Observation((op, op), 1e-3, 0.0)] * 3)
+
+
+def call(main, *args, capsys):
+    code = main([str(a) for a in args])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path, capsys):
+    source = predictor_of(fit_joint(networks(space, 30)))
+    source.save(tmp_path / "a.pkl")
+    table = tmp_path / "new.csv"
+    code, out, _ = call(
+        profile.main, "--device", replay_toml, "--space", space_py, "--few", 6, "--prior", tmp_path / "a.pkl",
+        "--out", table, "--budget-min", 0.05, "--json", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["rows"] == json.loads(out)["networks"] == 6
+    code, out, err = call(
+        fit.main, table, "--transfer-from", tmp_path / "a.pkl", "--device", "new", "--out", tmp_path / "new.pkl",
+        "--json", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["networks"] == 6
+    assert "each left out in turn" in err
+    loaded = load_predictor(tmp_path / "new.pkl")
+    assert loaded.provenance["transfer_from"] == ["fake"]
+    assert loaded.provenance["fingerprint"]["runtime"] == "replay"
+    assert "new" in (tmp_path / "new.html").read_text()
+
+
+def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
+    path = tmp_path / "few.csv"
+    path.write_text("\n".join((shared_data / "fbnet" / "latency.csv").read_text().splitlines()[:151]))
+    args = ["--networks", path, "--space", "fbnet", "--column", "titan_rtx_1_ms", "--out", tmp_path / "t.pkl"]
+    code, out, _ = call(fit.main, *args, "--no-report", "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["device"] == "titan_rtx_1"
+    assert json.loads(out)["networks"] == 150
+    assert json.loads(out)["network_mape"] < 0.01
+    assert not (tmp_path / "t.html").exists()
+    predictor = load_predictor(tmp_path / "t.pkl")
+    seconds, std = predictor.network_s(load_space("fbnet").random(random.Random(0)).ops)
+    assert 0.005 < seconds < 0.02
+    assert 0 < std < 0.05 * seconds
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--networks", "x.csv"], "--networks needs --space NAME and --column"),
+        (["--column", "a_ms"], "go with --networks"),
+        (["--transfer-from", "a.pkl"], "--transfer-from needs --device"),
+        (["--transfer-from", "a.pkl", "a.pkl", "--device", "new"], "names a predictor twice"),
+        (["--few", "3"], "--few N (at least 1) goes with"),
+        (["--networks", "x.csv", "--space", "fbnet", "--column", "a"], "does not tell its unit"),
+        (["--networks", "x.csv", "--space", "fbnet", "--column", "a_ms"], "x.csv: No such file"),
+        (["--networks", "bad.csv", "--space", "fbnet", "--column", "b_ms"], "no column 'b_ms': did you mean 'a_ms'?"),
+        (["--networks", "bad.csv", "--space", "fbnet", "--column", "a_ms"], "bad.csv line 3: '12' "),
+        (["--networks", "zero.csv", "--space", "fbnet", "--column", "a_ms"], "zero.csv line 2: a_ms = -1 is not a positive time"),
+        (["--networks", "digit.csv", "--space", "fbnet", "--column", "a_ms"], "has 9 candidates, got index 9"),
+        (["--networks", "bad.csv", "--space", "fbnett", "--column", "a_ms"], "did you mean 'fbnet'?"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_2(args, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    good = "0" * 22
+    (tmp_path / "bad.csv").write_text(f"arch,a_ms\n{good},1.5\n12 ,1.0\n")
+    (tmp_path / "zero.csv").write_text(f"arch,a_ms\n{good},-1\n")
+    (tmp_path / "digit.csv").write_text(f"arch,a_ms\n{'9' * 22},1\n")
+    (tmp_path / "a.pkl").write_bytes(b"")
+    code, _, err = call(fit.main, *args, capsys=capsys)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    if says != "bad.csv line 3: '12' ":
+        assert says in err
+    else:
+        assert "bad.csv line 3: space 'fbnet' has 22 choices" in err
