@@ -210,6 +210,7 @@ def test_without_the_converter_the_message_says_what_to_install(cache, monkeypat
         to_tflite(lived_in(build(OPS[0]), seed=9), OPS[0].input_shape)
 
 
+@needs_converter
 def test_mistakes_are_named(cache):
     with pytest.raises(DeviceError, match="one of fp32, fp16, dynamic, int8"):
         to_tflite(build(OPS[0]), OPS[0].input_shape, "int4")
