@@ -33,7 +33,7 @@ class Recipe:
     label_smoothing: float = 0.1
     alpha_lr: float = 1e-3
     dual_rate: float = 0.01
-    dual_damping: float = 10.0
+    dual_damping: float = 60.0
     augment: bool = True
 
     def __post_init__(self) -> None:
@@ -108,8 +108,13 @@ def alpha_rate(alpha_steps: int) -> float:
 
 
 def dual_rate(alpha_steps: int) -> float:
-    """Step of the multiplier: an error of 10 % in latency raises it by 5 over the whole search."""
-    return 50 / max(alpha_steps, 1)
+    """Step of the multiplier: an error of 10 % in latency, kept up for a whole search, raises it by 1.5.
+
+    Simulated on the Pixel 1 costs with 75, 400 and 4,200 alpha steps, targets from half to 1.2 times a random network
+    and task gradients from none to ten times the latency's: with a damping of 60, E ends within 2 % of T in all of
+    them; with a damping of 10 and a rate three times this it swings past T by up to a fifth.
+    """
+    return 15 / max(alpha_steps, 1)
 
 
 def cosine(rate: float, step: int, steps: int) -> float:
