@@ -31,7 +31,7 @@ WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
 FEATURES = SHAPE + WORK
 
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
-DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "dtype")
+DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype")
 
 
 def features(op: Op) -> Floats:

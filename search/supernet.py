@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from latency.modules import build
+from latency import wiring
+from latency.modules import build, merge
 from latency.ops import Op
 from latency.space import Choice, SearchSpace, for_classes
 from search import gates
@@ -40,6 +41,9 @@ class Supernet(nn.Module):
         head: Sequence[Op] = space.head if num_classes is None else for_classes(space.head, num_classes)
         self.stem = nn.Sequential(*map(build, space.stem))
         self.blocks = nn.ModuleList(_block(choice) for choice in space.choices)
+        self.steps = space.steps
+        glue = {str(i): build(s) for i, s in enumerate(self.steps) if isinstance(s, Op) and not s.is_wiring}
+        self.glue = nn.ModuleDict(glue)  # fixed ops between the blocks, by place in `steps`; none in a chain
         self.head = nn.Sequential(*map(build, head))
         noise_LK = torch.randn(costs.cost_LK.shape, generator=generator, dtype=torch.float64) * ALPHA_STD
         self.alpha_LK = nn.Parameter(noise_LK)
@@ -63,12 +67,23 @@ class Supernet(nn.Module):
         """E[latency] in seconds under softmax(alpha); scalar, differentiable."""
         return expected_latency_s(self.probs(), self.cost_s, self.fixed_s)
 
+    def walk(self, x: torch.Tensor, run_block: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Logits (n, classes) with block l computed by `run_block(l, x)`: the one way through stem, wiring and head.
+
+        Blocks come in order, each once. In a space with branches several blocks may be given the same tensor.
+        """
+
+        def apply(place: int, y: torch.Tensor) -> torch.Tensor:
+            step = self.steps[place]
+            made: torch.Tensor = run_block(step, y) if isinstance(step, int) else self.glue[str(place)](y)
+            return made
+
+        return self._head(wiring.fold(self.steps, self.stem(x), apply, merge))
+
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
         """Logits (n, classes) of the network that takes candidate `path[l]` in block l; no other candidate runs."""
-        x = self.stem(x)
-        for block, index in zip(self.blocks, path, strict=True):
-            x = _candidates(block)[index](x)
-        return self._head(x)
+        assert len(path) == len(self.blocks)
+        return self.walk(x, lambda block, y: _candidates(self.blocks[block])[path[block]](y))
 
     def forward_pair(self, x: torch.Tensor, pair_L2: torch.Tensor, gates_L2: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of the path `pair_L2[:, 0]`, bound to `gates_L2` for their gradient.
@@ -76,16 +91,19 @@ class Supernet(nn.Module):
         After backward, gates_L2.grad[l, j] = <o_lj(x), dL/dm_l>. The second candidate of a pair runs without a graph.
         A block whose pair names one candidate twice runs it once and leaves its gates' gradients zero.
         """
-        x = self.stem(x)
-        for block, (active, inactive), gates_2 in zip(self.blocks, pair_L2.tolist(), gates_L2.unbind(), strict=True):
-            candidates = _candidates(block)
-            y: torch.Tensor = candidates[active](x)
-            if inactive != active:
-                with torch.no_grad():
-                    other = candidates[inactive](x)
-                y = gates.pair_gate(y, other, gates_2)
-            x = y
-        return self._head(x)
+        pairs, gates_of = pair_L2.tolist(), gates_L2.unbind()
+        assert len(pairs) == len(gates_of) == len(self.blocks)
+
+        def run_block(block: int, y: torch.Tensor) -> torch.Tensor:
+            candidates, (active, inactive) = _candidates(self.blocks[block]), pairs[block]
+            made: torch.Tensor = candidates[active](y)
+            if inactive == active:
+                return made
+            with torch.no_grad():
+                other = candidates[inactive](y)
+            return gates.pair_gate(made, other, gates_of[block])
+
+        return self.walk(x, run_block)
 
     def _head(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.head(x)
