@@ -16,6 +16,7 @@ from search import gates
 from search.costs import Costs
 from search.objective import expected_latency_s
 
+Mix = Callable[[int, nn.ModuleList, torch.Tensor], torch.Tensor]  # (block, its candidates, x) -> the block's output
 ALPHA_STD = 1e-3  # alpha ~ N(0, 1e-3), released code of arXiv 1812.00332
 
 
@@ -67,23 +68,25 @@ class Supernet(nn.Module):
         """E[latency] in seconds under softmax(alpha); scalar, differentiable."""
         return expected_latency_s(self.probs(), self.cost_s, self.fixed_s)
 
-    def walk(self, x: torch.Tensor, run_block: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Logits (n, classes) with block l computed by `run_block(l, x)`: the one way through stem, wiring and head.
+    def run(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
+        """Logits (n, classes) where `mix` makes each block's output of its candidates: the one walk through the net.
 
         Blocks come in order, each once. In a space with branches several blocks may be given the same tensor.
         """
 
         def apply(place: int, y: torch.Tensor) -> torch.Tensor:
             step = self.steps[place]
-            made: torch.Tensor = run_block(step, y) if isinstance(step, int) else self.glue[str(place)](y)
+            if isinstance(step, int):
+                return mix(step, _candidates(self.blocks[step]), y)
+            made: torch.Tensor = self.glue[str(place)](y)
             return made
 
         return self._head(wiring.fold(self.steps, self.stem(x), apply, merge))
 
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
         """Logits (n, classes) of the network that takes candidate `path[l]` in block l; no other candidate runs."""
-        assert len(path) == len(self.blocks)
-        return self.walk(x, lambda block, y: _candidates(self.blocks[block])[path[block]](y))
+        assert len(path) == len(self.blocks), f"{len(path)} choices for {len(self.blocks)} blocks"
+        return self.run(x, lambda block, candidates, x: candidates[path[block]](x))
 
     def forward_pair(self, x: torch.Tensor, pair_L2: torch.Tensor, gates_L2: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of the path `pair_L2[:, 0]`, bound to `gates_L2` for their gradient.
@@ -92,18 +95,17 @@ class Supernet(nn.Module):
         A block whose pair names one candidate twice runs it once and leaves its gates' gradients zero.
         """
         pairs, gates_of = pair_L2.tolist(), gates_L2.unbind()
-        assert len(pairs) == len(gates_of) == len(self.blocks)
 
-        def run_block(block: int, y: torch.Tensor) -> torch.Tensor:
-            candidates, (active, inactive) = _candidates(self.blocks[block]), pairs[block]
-            made: torch.Tensor = candidates[active](y)
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            active, inactive = pairs[block]
+            y: torch.Tensor = candidates[active](x)
             if inactive == active:
-                return made
+                return y
             with torch.no_grad():
-                other = candidates[inactive](y)
-            return gates.pair_gate(made, other, gates_of[block])
+                other = candidates[inactive](x)
+            return gates.pair_gate(y, other, gates_of[block])
 
-        return self.walk(x, run_block)
+        return self.run(x, mix)
 
     def _head(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.head(x)

@@ -69,7 +69,9 @@ def tree_space() -> SearchSpace:
     conv = Conv2d(in_channels=8, out_channels=12, kernel=1, act="none", **size)
     inner = parallel([0], [1], close=Add(in_channels=8, out_channels=8, **size))
     body = [*inner, 2, conv]
-    layout = parallel(body, [Pad(in_channels=8, out_channels=12, **size)], close=Add(in_channels=12, out_channels=12, **size))
+    layout = parallel(
+        body, [Pad(in_channels=8, out_channels=12, **size)], close=Add(in_channels=12, out_channels=12, **size)
+    )
     stem = (Conv2d(in_channels=3, out_channels=8, height=16, width=16, kernel=3, stride=2),)
     head = (Linear(in_channels=12, out_channels=10, **size),)
     return SearchSpace("tree", stem, tuple(Choice(f"cell/{i}", edge) for i in range(3)), head, layout)
@@ -106,13 +108,13 @@ def test_gate_gradients_inside_a_tree(predictor: Predictor) -> None:
     ours = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64, requires_grad=True)
     plain = ours.detach().clone().requires_grad_()
 
-    def weighted(block: int, m: torch.Tensor) -> torch.Tensor:
+    def weighted(block: int, candidates: nn.ModuleList, m: torch.Tensor) -> torch.Tensor:
         a, b = pair[block].tolist()
-        return plain[block, 0] * supernet.blocks[block][a](m) + plain[block, 1] * supernet.blocks[block][b](m)
+        return plain[block, 0] * candidates[a](m) + plain[block, 1] * candidates[b](m)
 
     with only_alpha(supernet):
         functional.cross_entropy(supernet.forward_pair(x, pair, ours), y).backward()
-        functional.cross_entropy(supernet.walk(x, weighted), y).backward()
+        functional.cross_entropy(supernet.run(x, weighted), y).backward()
     assert torch.allclose(ours.grad, plain.grad, rtol=1e-8, atol=1e-10)
     assert float(ours.grad.abs().min()) > 0
 
