@@ -25,6 +25,7 @@ SHAPE = (
     "log_groups",
     "log_dilation",
     "log_batch",
+    "max_pool",
 )
 #: What the op computes and moves.
 WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
@@ -60,6 +61,7 @@ def features(op: Op) -> Floats:
         )
     )
     shape = [*log[:7], get("shortcut", 0), get("se", 0), float(getattr(op, "act", "") == "hswish"), *log[7:]]
+    shape.append(float(getattr(op, "pool", "") == "max"))
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
     return np.array([*shape, *work], dtype=np.float64)
 
