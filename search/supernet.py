@@ -68,6 +68,15 @@ class Supernet(nn.Module):
         """E[latency] in seconds under softmax(alpha); scalar, differentiable."""
         return expected_latency_s(self.probs(), self.cost_s, self.fixed_s)
 
+    def costs(self) -> Costs:
+        """The costs it was built with, as numpy."""
+        return Costs(self.cost_s.cpu().numpy(), self.valid_LK.cpu().numpy(), float(self.fixed_s))
+
+    def counts(self) -> list[int]:
+        """How many candidates each block has: L numbers."""
+        counts: list[int] = self.valid_LK.sum(1).tolist()
+        return counts
+
     def run(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
         """Logits (n, classes) where `mix` makes each block's output of its candidates: the one walk through the net.
 
@@ -81,7 +90,8 @@ class Supernet(nn.Module):
             made: torch.Tensor = self.glue[str(place)](y)
             return made
 
-        return self._head(wiring.fold(self.steps, self.stem(x), apply, merge))
+        y: torch.Tensor = self.head(wiring.fold(self.steps, self.stem(x), apply, merge))
+        return y
 
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
         """Logits (n, classes) of the network that takes candidate `path[l]` in block l; no other candidate runs."""
@@ -107,9 +117,34 @@ class Supernet(nn.Module):
 
         return self.run(x, mix)
 
-    def _head(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.head(x)
-        return y
+    def forward_full(self, x: torch.Tensor, path: Sequence[int], gates_LK: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) of `path`, bound to the gates of all candidates for their gradient.
+
+        Backward runs the candidates off the path, one at a time and without a graph, so it belongs inside `only_alpha`
+        with the forward. Then gates_LK.grad[l, k] = <o_lk(x), dL/dm_l>; 0 in blocks of a single candidate.
+        """
+        gates_of = gates_LK.unbind()
+
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = candidates[path[block]](x)
+            return y if len(candidates) == 1 else gates.full_gate(y, x, gates_of[block], candidates, path[block])
+
+        return self.run(x, mix)
+
+    def forward_mixture(self, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) where block l gives sum_k weights_LK[l, k] o_k(x), all of it in the graph.
+
+        Candidates of weight exactly 0 do not run. Memory is that of all the others together.
+        """
+        weights_LK = weights_LK.to(x)
+        used = (weights_LK.detach() != 0).tolist()
+
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            outputs = [weights_LK[block, k] * op(x) for k, op in enumerate(candidates) if used[block][k]]
+            total: torch.Tensor = torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+            return total
+
+        return self.run(x, mix)
 
 
 def _block(choice: Choice) -> nn.ModuleList:
