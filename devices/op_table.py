@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from devices.benchmark_text import BenchmarkTextError, lines_of, printable
+from devices.benchmark_lines import BenchmarkTextError, lines_of, printable
 
 _REGULAR = "Operator-wise Profiling Info for Regular Benchmark Runs"
 _SECTION = re.compile(r"^=+ (.+?) =+\s*$")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from devices.adb import exit_meaning
 from devices.base import DeviceError
-from devices.benchmark_text import Outcome, parse, printable
+from devices.benchmark_lines import printable
+from devices.benchmark_text import Outcome, parse
 from devices.phone_state import effective_mhz, parse_time_in_state
 
 #: adbd of Android 6 and older takes 4096 bytes of command; leave room for the wrapping.
