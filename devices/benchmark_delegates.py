@@ -18,7 +18,7 @@ _APPLIED = re.compile(
 _NOT_APPLIED = re.compile(
     r"Though (.+?) delegate is explicitly applied, the model graph will not be executed by the delegate"
 )
-_REPLACING = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\)")
+_REPLACING = re.compile(r"Replacing (\d{1,9}) out of (\d{1,9}) node\(s\) with delegate \((\w+)\)", re.A)
 
 
 def delegates_in(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -39,7 +39,7 @@ def demand(delegate: str, delegates: Sequence[tuple[str, str]], lines: Sequence[
         for line in lines:
             m = _REPLACING.search(line)
             if m and delegate.lower() in m[3].lower():
-                said.append("complete" if m[1] == m[2] else "partial")
+                said.append("none" if int(m[1]) == 0 else "complete" if m[1] == m[2] else "partial")
     if said and said[-1] == "complete":
         return
     why = (

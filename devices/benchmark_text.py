@@ -45,7 +45,7 @@ class Outcome:
 
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_COUNT = re.compile(r"count=(\d+)(?:\s|$)")
+_COUNT = re.compile(r"count=(\d{1,9})(?:\s|$)", re.A)
 _FIELD = re.compile(rf"\b(first|curr|min|max|avg|std|p5|median|p95)=({_NUMBER})(?=\s|$|\()")
 _NEW_END = re.compile(rf"Inference timings in us: Init: ({_NUMBER}), .*Inference \(avg\): ({_NUMBER})\s*$")
 _OLD_END = re.compile(
@@ -178,7 +178,7 @@ def _litert(lines: list[str], delegates: tuple[tuple[str, str], ...]) -> Outcome
     if "Inference (avg)" not in found or "Inference (std)" not in found:
         raise BenchmarkTextError("cut output: the summary lacks 'Inference (avg)' or 'Inference (std)'")
     mean_s, _, rest = found["Inference (avg)"]
-    runs = re.fullmatch(r"ms \((\d+) runs\)\s*", rest)
+    runs = re.fullmatch(r"ms \((\d{1,9}) runs\)\s*", rest, re.A)
     if runs is None or int(runs[1]) < 1:
         raise BenchmarkTextError("garbled line 'Inference (avg)' in the summary")
     median = found.get("Inference (median)")

@@ -35,6 +35,8 @@ COOL_S = 2.0
 class CudaSession:
     """A module on the GPU of `device`. Raises DeviceError where the GPU refuses it."""
 
+    parts = 1  # a graph is many calls already, and the host's other work does not interrupt it
+
     def __init__(self, device: CudaDevice, module: nn.Module, input_shape: tuple[int, ...]) -> None:
         self._device, self._cuda = device, device.cuda
         self.cache_state = device.cache
