@@ -8,8 +8,9 @@ time that it has in the rounds: seconds a series, kinder than what peers do. Tha
 next ("series of 30"). Each series and each visit begins with an untimed inference; the median counts.
 
 Each protocol is judged by its own networks, as its user would judge it, and by a common reference, the networks in all
-rounds of the run. And on three levels: the plain sum of ops; a line through half of the networks, and F as
-`latency.fit` makes it from the ops and that half, both judged on the other half.
+rounds of the run. And on four levels: the plain sum of ops; then judged on half of the networks, after the other half
+has taught a line ("line"), F as `latency.fit` makes it ("F"), or a line with the bytes of weights and of activations
+beside the sum ("bytes": ops timed alone keep their weights in the cache, and have their layout converted).
 
 `--disturb` adds what a shared host does: two processes that read and write memory, each busy about half of the time, in
 stretches of 0.2 to 5 s at random. A run says in the results which it was, and how busy the machine was in it.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 RESULT = Path(__file__).parent / "results" / "profile_protocol.json"
 PEER_RUNS = 30
-LEVELS = ("sum", "line", "F")
+LEVELS = ("sum", "line", "F", "bytes")
 PROTOCOLS = ("rounds", "back to back", f"series of {PEER_RUNS}")
 DISTURBANCE = """
 import random, sys, time
@@ -125,13 +126,27 @@ def judge(timed: Timed, chains: Sequence[str], reference_s: Mapping[str, float])
     """By level: error and rank correlation of the networks `chains`, as made from `timed`, against `reference_s`."""
     import numpy as np
 
+    from latency.flops import bytes_moved, params
     from latency.joint import fit_joint
+    from latency.ops import parse_network
     from latency.predictor import LatencyPredictor
     from latency.stats import Floats, mape, spearman
 
     fit, test = chains[::2], chains[1::2]
     sums = {chain: sum(timed.seconds[op] for op in chain.split(" > ")) for chain in chains}
-    slope, constant = np.polyfit([sums[c] for c in fit], [timed.seconds[c] for c in fit], 1)
+    weights = {c: 4e-9 * sum(params(op) for op in parse_network(c)) for c in chains}  # GB: numbers near 1
+    moved = {c: 1e-9 * sum(bytes_moved(op) for op in parse_network(c)) for c in chains}
+    typical_s = statistics.median(timed.seconds[c] for c in fit)
+
+    def linear(columns: int) -> Floats:
+        """The chains of `test` by least relative squares through `fit`, on the first so many columns."""
+        table = {c: [sums[c], typical_s, weights[c], moved[c]][:columns] for c in chains}
+        measured = np.array([timed.seconds[c] for c in fit])
+        rows = np.array([table[c] for c in fit]) / measured[:, None]
+        coefficients, *_ = np.linalg.lstsq(rows, np.ones(len(fit)), rcond=None)
+        predicted: Floats = np.array([table[c] for c in test]) @ coefficients
+        return predicted
+
     observed = {key: _observation(key, timed) for key in timed.seconds}
     joint = fit_joint([observed[key] for key in timed.seconds if key not in set(test)])
     f = LatencyPredictor("", joint.kinds, joint.constant_s, joint.scale)
@@ -146,7 +161,8 @@ def judge(timed: Timed, chains: Sequence[str], reference_s: Mapping[str, float])
 
     return {
         "sum": scores(np.array([sums[c] for c in chains]), chains),
-        "line": scores(np.array([slope * sums[c] + constant for c in test]), test),
+        "line": scores(linear(2), test),
+        "bytes": scores(linear(4), test),
         "F": scores(np.array([f.network_s(observed[c].ops)[0] for c in test]), test),
     }
 
@@ -174,10 +190,10 @@ def measure(
     """All repeats: by protocol and judgement the list of `judge`'s answers; rounds, noise, and wall seconds."""
     import numpy as np
 
-    from latency.measure import warm_up
+    from latency.measure import Policy, warm_up
 
     chains = [w.key for w in todo if w.kind == "network"]
-    visit_s = {key: (warm_up(s, 2e-3) + 1) * s.time_s(1) for key, s in sessions.items()}
+    visit_s = {key: (warm_up(s, Policy().sample_s) + 1) * s.time_s(1) for key, s in sessions.items()}
     scale = args.seconds / sum(visit_s.values())
     share_s = {key: seconds * scale for key, seconds in visit_s.items()}
     timed: dict[str, list[Timed]] = {p: [] for p in PROTOCOLS}
