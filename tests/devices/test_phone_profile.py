@@ -183,6 +183,7 @@ def test_no_phone_tells_what_to_do_and_what_ships(adb_server, capsys):
 
 
 def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "check_installed", lambda: "litert-torch 1")
     _, device, _ = setup("least", 1)
     code, out, _ = call(profile.main, "--list", capsys=capsys)
     assert code == 0
@@ -206,6 +207,19 @@ def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
     code, out, _ = call(profile.main, "--doctor", device, capsys=capsys)
     assert code == 1
     assert "is 'offline'" in out
+
+
+def test_doctor_asks_for_the_converter(monkeypatch, capsys):
+    def absent(name):
+        return None if name == "litert_torch" else find_spec(name)
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    code, out, _ = call(profile.main, "--doctor", "tflite", capsys=capsys)
+    assert code == 1
+    assert "NOT OK  converter: litert-torch" in out
+    assert "pip install 'metronome-nas[tflite]'" in out
 
 
 @pytest.mark.parametrize(
