@@ -123,7 +123,15 @@ def test_a_model_that_crashes_is_named_and_the_rest_go_on(setup, quick_conversio
     file = f"{digest(convert.to_tflite(SimpleNamespace(key=op), ()))[:24]}.tflite"
     phone.set(faults={file: {"signal": signal.SIGSEGV}})
     code, out, err = call(
-        profile.main, *args, "--serial", phone.serial, "--benchmark-model", phone.binary, capsys=capsys
+        profile.main,
+        *args,
+        "--budget-min",
+        0.03,
+        "--serial",
+        phone.serial,
+        "--benchmark-model",
+        phone.binary,
+        capsys=capsys,
     )
     assert code == 0, err
     assert err.count("139: segmentation fault") == err.count("; left out") == 1
