@@ -17,6 +17,7 @@ from latency.console import Ui
 from latency.ops import Linear, Op
 from latency.space import SearchSpace
 from search import strategies
+from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, DataError, ImageDataset, from_datasets
 from search.derive import FLOOR
@@ -37,6 +38,7 @@ class Options:
     floor: float = FLOOR
     device: str = "cpu"
     save_every_s: float = 60.0
+    compute: Compute = PLAIN
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
@@ -101,7 +103,9 @@ def search_data(
     options = options or Options()
     costs = make_costs(space, predictor)
     target_s, _, _ = choose_target(costs, target_s)
-    recipe = recipe or for_data(len(data.train) + len(data.validation))
+    recipe = recipe or for_data(
+        len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
+    )
     strategy = strategies.load(options.strategy)
     _check_images(space, data)
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,6 +125,7 @@ def search_data(
             seed=options.seed,
             floor=options.floor,
             device=options.device,
+            compute=options.compute,
             save_every_s=options.save_every_s,
             keep=run_dir is not None,
             ui=ui,
@@ -141,6 +146,7 @@ def make_config(
         "cpu": platform.machine(),
         "device": options.device,
     }
+    changed = options.compute.changed()
     return {
         "schema": 1,
         "space": space.name,
@@ -152,6 +158,7 @@ def make_config(
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),
         "machine": machine,
+        **({"compute": changed} if changed else {}),
     }
 
 

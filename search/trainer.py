@@ -21,9 +21,11 @@ from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
 from search import data, gates
+from search.compute import PLAIN, Compute, Engine
 from search.data import Data, Split
 from search.objective import entropy
 from search.recipe import Recipe, cosine
+from search.regularise import Dropout, average_of
 from search.rng import generator, seeded
 from search.state import SearchState, sgd
 from search.strategies import Strategy
@@ -75,18 +77,19 @@ def weight_step(
     labels: torch.Tensor,
     optimizer: torch.optim.SGD,
     rate: float,
-    smoothing: float,
+    recipe: Recipe,
     where: str,
+    engine: Engine,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
+    loss = functional.cross_entropy(forward(), labels, label_smoothing=recipe.label_smoothing)
     value = float(loss.detach())
     _require_finite(value, where)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    engine.backward(loss)
+    engine.update(optimizer, recipe.clip_norm)
     return value
 
 
@@ -117,9 +120,12 @@ class SearchPhase:
     data: Data
     recipe: Recipe
     candidates: list[int]
+    compute: Compute = PLAIN
+    _engine: Engine = field(init=False)
     _snapshot_every: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._engine = Engine(self.state.supernet, self.compute)
         self._snapshot_every = max(1, self.recipe.alpha_steps // SNAPSHOTS)
 
     @property
@@ -149,8 +155,9 @@ class SearchPhase:
             y,
             state.weight_optimizer,
             rate,
-            recipe.label_smoothing,
+            recipe,
             f"step {state.step} of {name}",
+            self._engine,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
         if searching >= 0 and recipe.is_alpha_step(searching):
@@ -161,9 +168,9 @@ class SearchPhase:
     def _alpha_step(self) -> dict[str, Any]:
         state = self.state
         state.weight_optimizer.zero_grad(set_to_none=True)  # the weight step's gradients are no longer of use
-        row: dict[str, Any] = dict(
-            self.strategy.step(state, self._batch(self.data.validation, "alphas", state.step, augment=False))
-        )
+        batch = self._batch(self.data.validation, "alphas", state.step, augment=False)
+        with self._engine.unscaled():
+            row: dict[str, Any] = dict(self.strategy.step(state, batch))
         _require_finite(row["valid_loss"], f"step {state.step} of search (alpha)")
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
@@ -178,30 +185,39 @@ class SearchPhase:
         x, y = data.batch(
             split, self.recipe.batch_size, self.state.seed, stream, step, augment=augment, flip=self.data.flip
         )
-        device = self.state.supernet.alpha_LK.device
-        return x.to(device), y.to(device)
+        return self._engine.to_device(x, y)
 
     def state_dict(self) -> dict[str, Any]:
-        """The search state's."""
-        return self.state.state_dict()
+        """The search state's, and the loss scaler's."""
+        return self.state.state_dict() | {"scaler": self._engine.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The search state's."""
+        """Go on from `state`."""
         self.state.load_state_dict(state)
+        self._engine.load_state_dict(state["scaler"])
 
 
 class TrainPhase:
     """One network, trained from scratch on all images that are not test images."""
 
     def __init__(
-        self, name: str, ops: tuple[Op, ...], data_: Data, recipe: Recipe, seed: int, device: str = "cpu"
+        self,
+        name: str,
+        ops: tuple[Op, ...],
+        data_: Data,
+        recipe: Recipe,
+        seed: int,
+        device: str = "cpu",
+        compute: Compute = PLAIN,
     ) -> None:
-        """Weights, data order and augmentation are functions of `seed`, the same for every network of a run."""
+        """Weights, data order, augmentation and dropout are functions of `seed`, alike for every network of a run."""
         self.name, self.data, self.recipe, self.seed, self.step = name, data_, recipe, seed, 0
         with seeded(seed, "network weights"):
             self.network: nn.Module = build_network(for_classes(ops, len(data_.classes))).to(device)
+        self.average = average_of(self.network, recipe.ema) if recipe.ema else None  # before the engine: a plain copy
+        self._dropout = Dropout(self.network, recipe.dropout, seed)
+        self._engine = Engine(self.network, compute)
         self.optimizer = sgd(self.network, recipe)
-        self.device = device
         train, held = data_.train, data_.validation
         assert train.dataset is held.dataset
         self.split = Split(
@@ -213,38 +229,57 @@ class TrainPhase:
         """Weight steps."""
         return self.recipe.train_steps
 
+    @property
+    def trained(self) -> nn.Module:
+        """The network to evaluate and export: the average of its weights where one is kept."""
+        return self.network if self.average is None else self.average.module
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
-        x, y = data.batch(
-            self.split,
-            self.recipe.batch_size,
-            self.seed,
-            "train",
-            self.step,
-            augment=self.recipe.augment,
-            flip=self.data.flip,
+        x, y = self._engine.to_device(
+            *data.batch(
+                self.split,
+                self.recipe.batch_size,
+                self.seed,
+                "train",
+                self.step,
+                augment=self.recipe.augment,
+                flip=self.data.flip,
+            )
         )
-        x, y = x.to(self.device), y.to(self.device)
         self.network.train()
+        self._dropout.step = self.step
         loss = weight_step(
             lambda: self.network(x),
             y,
             self.optimizer,
             cosine(self.recipe.train_lr, self.step, self.total),
-            self.recipe.label_smoothing,
+            self.recipe,
             f"step {self.step} of {self.name}",
+            self._engine,
         )
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.step += 1
         return {"phase": self.name, "step": self.step - 1, "loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser, step."""
-        return {"step": self.step, "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Network, optimiser, step, and the average of weights where one is kept."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._engine.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._engine.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.step = int(state["step"])
 
 

@@ -1,0 +1,120 @@
+"""Command-line options that `search.run`, `search.train` and `search.export` share. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from devices.errors import UserError
+
+if TYPE_CHECKING:
+    from search.compute import Compute
+    from search.data import Data
+
+TRAINING: dict[str, tuple[type, str]] = {
+    "train_steps": (int, "steps that a final network is trained for"),
+    "batch_size": (int, "images a step; learning rates not given scale with it"),
+    "train_lr": (float, "learning rate of the final training, cosine to 0"),
+    "momentum": (float, "SGD's, Nesterov"),
+    "weight_decay": (float, "of weights; none on batch norm and bias"),
+    "label_smoothing": (float, "share of the label spread over all classes"),
+    "clip_norm": (float, "largest norm of a step's gradients; 0 for no limit"),
+    "dropout": (float, "before the classifier, in the final training"),
+    "cutout": (float, "side of the square cut out, as a share of the image's, in the final training"),
+    "ema": (float, "decay of the averaged weights that are kept, in the final training; 0 for none"),
+}
+SEARCHING: dict[str, tuple[type, str]] = {
+    "warmup_steps": (int, "weight steps on uniform paths before alpha learns"),
+    "search_steps": (int, "weight steps of the search; the other two phases scale with it"),
+    "alpha_every": (int, "weight steps to one alpha step"),
+    "warmup_lr": (float, "learning rate of the warm-up, cosine to 0"),
+    "search_lr": (float, "learning rate of weights in the search, cosine to 0"),
+    "alpha_lr": (float, "Adam's rate for alpha"),
+}
+
+
+def add_recipe(made: argparse.ArgumentParser, options: dict[str, tuple[type, str]]) -> None:
+    """Numbers of the recipe; those not given come from `search.recipe.for_data`."""
+    group = made.add_argument_group("recipe (by default chosen by the size of the data, and printed)")
+    for name, (kind, text) in options.items():
+        aliases = {"search_steps": ["--steps"], "train_steps": [] if "search_steps" in options else ["--steps"]}
+        group.add_argument(
+            f"--{name.replace('_', '-')}", *aliases.get(name, []), type=kind, default=argparse.SUPPRESS, help=text
+        )
+    group.add_argument(
+        "--no-augment", dest="augment", action="store_false", default=argparse.SUPPRESS, help="images as they are"
+    )
+
+
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the recipe."""
+    values = vars(args)
+    return {name: values[name] for name in (*SEARCHING, *TRAINING, "augment") if name in values}
+
+
+def add_compute(made: argparse.ArgumentParser) -> None:
+    """How torch computes."""
+    group = made.add_argument_group("computing (see docs/train.md)")
+    group.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
+    group.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
+    group.add_argument("--precision", default="fp32", help="fp32, or bf16 or fp16 by autocast")
+    group.add_argument("--channels-last", action="store_true", help="memory format NHWC")
+    group.add_argument(
+        "--checkpoint-activations", action="store_true", help="keep only each op's input, and compute the op twice"
+    )
+    group.add_argument("--compile", action="store_true", help="compile ops with inductor (some seconds an op, once)")
+
+
+def compute_of(args: argparse.Namespace) -> Compute:
+    """`Compute` as asked for, torch's threads set. Raises ComputeError, UserError."""
+    import torch
+
+    from search.compute import Compute
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads {args.threads}: at least 1")
+        torch.set_num_threads(args.threads)
+    check_device(args.torch_device)
+    return Compute(args.precision, args.channels_last, args.checkpoint_activations, args.compile)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError where torch cannot compute on `name`."""
+    import torch
+
+    if name != "cpu" and not name.startswith("cuda"):
+        raise UserError(f"--torch-device {name}: cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--torch-device {name}: torch sees no CUDA device")
+
+
+def slow_precision(compute: Compute, device: str) -> list[str]:
+    """A warning where this precision costs time instead of saving it."""
+    if compute.precision == "fp16" and device == "cpu":
+        return ["--precision fp16 on a CPU is emulated, some 15 times slower than fp32 where measured; bf16 is not"]
+    return []
+
+
+def add_data(made: argparse.ArgumentParser, default: str | None = "digits") -> None:
+    """Which images."""
+    group = made.add_argument_group("data (see docs/train.md)")
+    group.add_argument(
+        "--data", default=default, required=default is None, help="digits, parquet:DIR or imagefolder:DIR"
+    )
+    group.add_argument("--image-size", type=int, default=32, help="of training; latency is for the space's own")
+
+
+def data_of(args: argparse.Namespace, *, channels: int, seed: int) -> Data:
+    """The data as asked for. Raises DataError."""
+    from search.data import load_data
+
+    return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed)
+
+
+def data_line(data: Data) -> str:
+    """What was found, for people."""
+    return (
+        f"data: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.image_shape))}; {len(data.train)} "
+        f"images for weights, {len(data.validation)} for alpha, {len(data.test)} for the test"
+    )
