@@ -20,6 +20,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from devices.errors import UserError, did_you_mean
+from search.augment import Augmentation
+from search.data import Split
+from search.loader import Loader
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,7 +80,7 @@ class Engine:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compute != PLAIN:
             for op in ops_of(module):
-                op.forward = _OpForward(op, compute, self._casting)  # type: ignore[method-assign]
+                op.forward = _OpForward(op, compute, self._casting)
 
     def to_device(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both on the module's device; from pinned memory the copy runs beside the host's work."""
@@ -85,6 +88,10 @@ class Engine:
         if self.compute.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, labels.to(self.device, non_blocking=True)
+
+    def loader(self, split: Split, size: int, seed: int, stream: str, how: Augmentation | None) -> Loader:
+        """Batches of `split` for this module: on its device, in its memory format."""
+        return Loader(split, size, seed, stream, how, self.device, self.to_device)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of `loss`, scaled where the scaler wants them so that fp16 does not lose the small ones."""

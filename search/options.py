@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 
 if TYPE_CHECKING:
+    from latency.console import Ui
     from search.compute import Compute
     from search.data import Data
 
@@ -97,19 +99,26 @@ def slow_precision(compute: Compute, device: str) -> list[str]:
 
 
 def add_data(made: argparse.ArgumentParser, default: str | None = "digits") -> None:
-    """Which images."""
+    """Which images, and how they are read."""
     group = made.add_argument_group("data (see docs/train.md)")
-    group.add_argument(
-        "--data", default=default, required=default is None, help="digits, parquet:DIR or imagefolder:DIR"
-    )
+    group.add_argument("--data", default=default, help="digits, parquet:DIR or imagefolder:DIR")
     group.add_argument("--image-size", type=int, default=32, help="of training; latency is for the space's own")
+    group.add_argument("--augmentation", help="pad-crop or resized-crop; by default the latter above 64 pixels")
+    group.add_argument("--validation-images", type=int, help="held out for alpha; by default a tenth to a fifth")
+    group.add_argument("--stream", action="store_true", help="keep no images in memory, copy no parquet file")
+    group.add_argument("--workers", type=int, help="threads that decode images; by default one a core, at most 16")
+    group.add_argument("--max-corrupt", type=int, default=10, help="images that may fail to decode; they are left out")
 
 
-def data_of(args: argparse.Namespace, *, channels: int, seed: int) -> Data:
-    """The data as asked for. Raises DataError."""
-    from search.data import load_data
+def data_of(args: argparse.Namespace, ui: Ui, *, channels: int, seed: int) -> Data:
+    """The data as asked for; corrupt images are told as they are met. Raises DataError."""
+    from search.data import Reading, load_data
 
-    return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed)
+    workers = min(16, os.cpu_count() or 1) if args.workers is None else args.workers
+    reading = Reading(
+        args.augmentation, args.validation_images, workers, args.max_corrupt, args.stream or None, ui.warn
+    )
+    return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed, reading=reading)
 
 
 def data_line(data: Data) -> str:

@@ -114,7 +114,7 @@ def _search(
 
     compute = options.compute_of(args)
     chosen = Options(config.seed, config.strategy, config.floor, config.torch_device, config.save_every_s, compute)
-    data = options.data_of(args, channels=space.input_shape[1], seed=config.seed)
+    data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(
         len(data.train) + len(data.validation),
         space=space.name,

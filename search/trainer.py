@@ -20,9 +20,10 @@ from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import data, gates
+from search import gates
 from search.compute import PLAIN, Compute, Engine
-from search.data import Data, Split
+from search.data import Data, Indices, Split
+from search.loader import Loader
 from search.objective import entropy
 from search.recipe import Recipe, cosine
 from search.regularise import Dropout, average_of
@@ -122,6 +123,7 @@ class SearchPhase:
     candidates: list[int]
     compute: Compute = PLAIN
     _engine: Engine = field(init=False)
+    _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _snapshot_every: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,10 +184,10 @@ class SearchPhase:
         return row
 
     def _batch(self, split: Split, stream: str, step: int, *, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = data.batch(
-            split, self.recipe.batch_size, self.state.seed, stream, step, augment=augment, flip=self.data.flip
-        )
-        return self._engine.to_device(x, y)
+        if stream not in self._loaders:
+            how = self.data.augmentation_of() if augment else None
+            self._loaders[stream] = self._engine.loader(split, self.recipe.batch_size, self.state.seed, stream, how)
+        return self._loaders[stream].batch(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The search state's, and the loss scaler's."""
@@ -223,6 +225,8 @@ class TrainPhase:
         self.split = Split(
             train.dataset, *(_joined(a, b) for a, b in ((train.indices, held.indices), (train.labels, held.labels)))
         )
+        how = data_.augmentation_of(recipe.cutout) if recipe.augment else None
+        self._loader = self._engine.loader(self.split, recipe.batch_size, seed, "train", how)
 
     @property
     def total(self) -> int:
@@ -236,17 +240,7 @@ class TrainPhase:
 
     def advance(self) -> dict[str, Any]:
         """One weight step."""
-        x, y = self._engine.to_device(
-            *data.batch(
-                self.split,
-                self.recipe.batch_size,
-                self.seed,
-                "train",
-                self.step,
-                augment=self.recipe.augment,
-                flip=self.data.flip,
-            )
-        )
+        x, y = self._loader.batch(self.step)
         self.network.train()
         self._dropout.step = self.step
         loss = weight_step(
@@ -283,20 +277,25 @@ class TrainPhase:
         self.step = int(state["step"])
 
 
-def _joined(a: data.Indices, b: data.Indices) -> data.Indices:
+def _joined(a: Indices, b: Indices) -> Indices:
     import numpy as np
 
     return np.concatenate([a, b])
 
 
 def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: int = 128) -> float:
-    """Share of `split` that `network` gets right, in eval mode: batch norm by its running statistics, which stay."""
+    """Share of `split` that `network` gets right, in eval mode: batch norm by its running statistics, which stay.
+
+    Images that cannot be decoded count neither way.
+    """
     was_training = network.training
     network.eval()
-    right = 0
+    right = seen = 0
     with torch.no_grad():
         for first in range(0, len(split), batch_size):
             x, y = split.fetch(range(first, min(first + batch_size, len(split))))
-            right += int((network(x.to(device)).argmax(1).cpu() == y).sum())
+            seen += len(y)
+            if len(y):
+                right += int((network(x.to(device)).argmax(1).cpu() == y).sum())
     network.train(was_training)
-    return right / len(split)
+    return right / max(seen, 1)
