@@ -6,7 +6,6 @@ because every draw is a function of (seed, stream, step).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from devices.errors import UserError
 from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
@@ -23,6 +21,7 @@ from latency.space import for_classes
 from search import gates
 from search.compute import PLAIN, Compute, Engine
 from search.data import Data, Indices, Split
+from search.divergence import lower, require_finite
 from search.loader import Loader
 from search.objective import entropy
 from search.recipe import Recipe, cosine
@@ -32,10 +31,6 @@ from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Diverged(UserError):
-    """The loss is no longer a number."""
 
 
 class Phase(Protocol):
@@ -49,6 +44,11 @@ class Phase(Protocol):
     @property
     def total(self) -> int:
         """Steps in all."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
         ...
 
     def advance(self) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def weight_step(
     rate: float,
     recipe: Recipe,
     where: str,
+    advice: str,
     engine: Engine,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
@@ -88,15 +89,10 @@ def weight_step(
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=recipe.label_smoothing)
     value = float(loss.detach())
-    _require_finite(value, where)
+    require_finite(value, where, advice)
     engine.backward(loss)
     engine.update(optimizer, recipe.clip_norm)
     return value
-
-
-def _require_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss} at {where}: lower the learning rate (--warmup-lr, --search-lr, --train-lr)")
 
 
 def fair_path(candidates: list[int], seed: int, step: int) -> list[int]:
@@ -140,6 +136,11 @@ class SearchPhase:
         """Weight steps of warm-up and search."""
         return self.recipe.warmup_steps + self.recipe.search_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
         state, recipe = self.state, self.recipe
@@ -159,6 +160,7 @@ class SearchPhase:
             rate,
             recipe,
             f"step {state.step} of {name}",
+            self.advice,
             self._engine,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
@@ -173,7 +175,7 @@ class SearchPhase:
         batch = self._batch(self.data.validation, "alphas", state.step, augment=False)
         with self._engine.unscaled():
             row: dict[str, Any] = dict(self.strategy.step(state, batch))
-        _require_finite(row["valid_loss"], f"step {state.step} of search (alpha)")
+        require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
         state.dual = state.dual.step(expected_s, state.target_s)
@@ -194,9 +196,11 @@ class SearchPhase:
         return self.state.state_dict() | {"scaler": self._engine.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
         self.state.load_state_dict(state)
         self._engine.load_state_dict(state["scaler"])
+        for group in self.state.alpha_optimizer.param_groups:
+            group["lr"] = self.recipe.alpha_lr
 
 
 class TrainPhase:
@@ -238,6 +242,11 @@ class TrainPhase:
         """The network to evaluate and export: the average of its weights where one is kept."""
         return self.network if self.average is None else self.average.module
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "train_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = self._loader.batch(self.step)
@@ -250,6 +259,7 @@ class TrainPhase:
             cosine(self.recipe.train_lr, self.step, self.total),
             self.recipe,
             f"step {self.step} of {self.name}",
+            self.advice,
             self._engine,
         )
         if self.average is not None:
