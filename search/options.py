@@ -98,11 +98,12 @@ def slow_precision(compute: Compute, device: str) -> list[str]:
     return []
 
 
-def add_data(made: argparse.ArgumentParser, default: str | None = "digits") -> None:
-    """Which images, and how they are read."""
+def add_data(made: argparse.ArgumentParser, default: str | None = "digits", sized: bool = True) -> None:
+    """Which images, and how they are read. `sized`: with --image-size."""
     group = made.add_argument_group("data (see docs/train.md)")
     group.add_argument("--data", default=default, help="digits, parquet:DIR or imagefolder:DIR")
-    group.add_argument("--image-size", type=int, default=32, help="of training; latency is for the space's own")
+    if sized:
+        group.add_argument("--image-size", type=int, default=32, help="of training; latency is for the space's own")
     group.add_argument("--augmentation", help="pad-crop or resized-crop; by default the latter above 64 pixels")
     group.add_argument("--validation-images", type=int, help="held out for alpha; by default a tenth to a fifth")
     group.add_argument("--stream", action="store_true", help="keep no images in memory, copy no parquet file")
@@ -121,9 +122,11 @@ def data_of(args: argparse.Namespace, ui: Ui, *, channels: int, seed: int) -> Da
     return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed, reading=reading)
 
 
-def data_line(data: Data) -> str:
-    """What was found, for people."""
+def data_line(data: Data, training: bool = False) -> str:
+    """What was found, for people; a training takes the images for alpha too."""
+    used = f"{len(data.train)} images for weights, {len(data.validation)} for alpha"
     return (
-        f"data: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.image_shape))}; {len(data.train)} "
-        f"images for weights, {len(data.validation)} for alpha, {len(data.test)} for the test"
+        f"data: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.image_shape))}, {data.augmentation}; "
+        f"{len(data.train) + len(data.validation) if training else used}"
+        f"{' images to train on' if training else ''}, {len(data.test)} for the test"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from devices.base import DeviceError
 from latency.console import Report, Ui, ms
 from latency.files import write_atomically
 from latency.modules import build_network
@@ -21,7 +22,7 @@ from search.costs import Costs, Floats
 from search.data import Data
 from search.derive import derive, random_of_equal_latency
 from search.divergence import Diverged
-from search.export import export_network
+from search.formats import ExportError, export, export_network
 from search.recipe import Recipe
 from search.rng import derive_seed
 from search.rundir import RunDir
@@ -66,13 +67,14 @@ class Pipeline:
         floor: float,
         device: str,
         compute: Compute = PLAIN,
+        tflite: bool = False,
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
     ) -> None:
         self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
-        self.keep, self.ui, self.compute = keep, ui, compute
+        self.keep, self.ui, self.compute, self.tflite = keep, ui, compute, tflite
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._found_weights: dict[str, torch.Tensor] | None = None
@@ -157,6 +159,8 @@ class Pipeline:
             deviation = export_network(network, shape, self.run.path / rundir.NETWORK)
             size = "x".join(map(str, shape))
             self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
+            if self.tflite:
+                self._say(self._write_tflite(network))
         if not self._results.get("finished"):
             done = {k: v for k, v in self._results.items() if k != "probs"}
             self._write({"phase": "done", "target_s": self.target_s, **done})
@@ -167,6 +171,15 @@ class Pipeline:
 
             write_report(self.run.path)
         return self.result(network)
+
+    def _write_tflite(self, network: nn.Module) -> str:
+        """Write network.tflite, or say why not: a search that is done does not fail for it."""
+        path = self.run.path / rundir.TFLITE
+        try:
+            made = export(network, self.space.input_shape, path)
+        except (DeviceError, ExportError) as error:
+            return f"no {rundir.TFLITE}: {error}"
+        return f"{path}: LiteRT agrees with torch to {made.deviation:.0e}"
 
     def result(self, network: nn.Module) -> Result:
         """The results so far as a `Result`."""

@@ -63,10 +63,10 @@ class Recipe:
             if field.name in BELOW_ONE and value >= 1:
                 raise RecipeError(f"--{field.name.replace('_', '-')} {value}: below 1 is needed")
 
-    @property
-    def regularisation(self) -> str:
-        """Rates and what keeps the final training from overfitting, for people."""
+    def regularisation(self, search: bool = True) -> str:
+        """Rates (of all phases, or of the final training alone) and what keeps it from overfitting, for people."""
         rates = f"lr {self.warmup_lr:.3g}, {self.search_lr:.3g}, {self.train_lr:.3g}"
+        rates = rates if search else f"lr {self.train_lr:.3g}"
         names = ("weight_decay", "label_smoothing", "clip_norm", "dropout", "cutout", "ema")
         used = [f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in names if getattr(self, name)]
         return ", ".join([rates, *used, *([] if self.augment else ["no augmentation"])])

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--strategy", default="proxyless_g", help="how alpha learns: a file of search/strategies")
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
+    made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
     options.add_data(made)
     options.add_recipe(made, options.SEARCHING | options.TRAINING)
     options.add_compute(made)
@@ -113,7 +114,15 @@ def _search(
     from search.recipe import for_data
 
     compute = options.compute_of(args)
-    chosen = Options(config.seed, config.strategy, config.floor, config.torch_device, config.save_every_s, compute)
+    chosen = Options(
+        config.seed,
+        config.strategy,
+        config.floor,
+        config.torch_device,
+        config.save_every_s,
+        compute,
+        tflite=not args.no_tflite,
+    )
     data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(
         len(data.train) + len(data.validation),
@@ -127,7 +136,7 @@ def _search(
     ui.say(
         f"recipe: {recipe.warmup_steps} steps of warm-up, {recipe.search_steps} of search with {recipe.alpha_steps} "
         f"alpha steps at rate {recipe.alpha_lr:.3g}, then {recipe.train_steps} of training for each of two networks; "
-        f"batch {recipe.batch_size}; {recipe.regularisation}"
+        f"batch {recipe.batch_size}; {recipe.regularisation()}"
     )
     for warning in options.slow_precision(compute, config.torch_device):
         ui.warn(warning)
