@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import platform
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
     `tflite`: write network.tflite too, where the extra `tflite` is installed.
+    `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
     seed: int = 0
@@ -41,6 +43,7 @@ class Options:
     floor: float = FLOOR
     device: str = "cpu"
     save_every_s: float = 60.0
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
     compute: Compute = PLAIN
     tflite: bool = False
 
@@ -107,10 +110,10 @@ def search_data(
     options = options or Options()
     costs = make_costs(space, predictor)
     target_s, _, _ = choose_target(costs, target_s)
+    strategy = strategies.load(options.strategy, options.strategy_options)
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
-    strategy = strategies.load(options.strategy)
     chain = [*space.stem, *(c.candidates[0] for c in space.choices), *space.head]
     check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
@@ -159,7 +162,8 @@ def make_config(
         "costs_digest": digest.hexdigest(),
         "target_s": target_s,
         "seed": options.seed,
-        "strategy": options.strategy,
+        "strategy": strategies.canonical(options.strategy),
+        "strategy_options": strategies.chosen(strategies.load(options.strategy, options.strategy_options)),
         "floor": options.floor,
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),

@@ -209,11 +209,7 @@ def stratified(labels: Indices, fraction: float, seed: int) -> tuple[Indices, In
 def batch(
     split: Split, size: int, seed: int, stream: str, step: int, *, augment: bool = False, flip: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch `step` (from 0) of an endless pass over `split`: (n, C, H, W) and (n,), a function of its arguments alone.
-
-    Each epoch is a permutation of its own; what does not fill a batch is left out. A split smaller than `size` is
-    the batch. Augmentation is pad-crop, and with `flip` mirroring. `search.loader` gives the same, decoded ahead.
-    """
+    """Batch `step` of an endless pass over `split`, on the CPU: (n, C, H, W) and (n,). What a `Loader` gives, once."""
     from search.loader import Loader
 
     return Loader(split, size, seed, stream, Augmentation(PAD, flip) if augment else None).batch(step)

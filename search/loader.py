@@ -16,6 +16,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Loader:
     """An endless pass over a split. `batch(step)` is a function of (split, size, seed, stream, step) alone.
 
+    Each epoch is a permutation of its own; what does not fill a batch is left out. A split smaller than `size` is the
+    batch.
     Where images are decoded, the next batch is read while this one is used: the next by the distance of the last two
     steps asked for. What was read ahead and is not asked for is thrown away.
     """

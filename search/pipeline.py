@@ -113,6 +113,7 @@ class Pipeline:
             recipe=self.recipe,
             seed=self.seed,
             device=self.device,
+            floor=self.floor,
         )
         counts = [len(c.candidates) for c in self.space.choices]
         self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute))

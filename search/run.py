@@ -12,7 +12,7 @@ from typing import Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
-from search import options
+from search import options, strategies
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class RunConfig:
     resume: bool
     overwrite: bool
     strategy: str
+    strategy_option: list[str]
     floor: float
     save_every_s: float
     torch_device: str
@@ -57,7 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     made.add_argument("--overwrite", action="store_true", help="replace the run of this name")
-    made.add_argument("--strategy", default="proxyless_g", help="how alpha learns: a file of search/strategies")
+    made.add_argument("--strategy", default="proxyless-g", help="how alpha learns: a file of search/strategies")
+    made.add_argument(
+        "--strategy-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of its options; may be repeated",
+    )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
@@ -102,6 +110,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
 def _check(config: RunConfig) -> None:
     if config.target_ms is not None and not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise UserError(f"--target-ms {config.target_ms}: a positive number of milliseconds is needed")
+    strategies.canonical(config.strategy)
+    strategies.parse_options(config.strategy_option)
     if config.name is not None and (not config.name or Path(config.name).name != config.name):
         raise UserError(f"--name '{config.name}': a plain folder name is needed; --runs says where it goes")
 
@@ -120,9 +130,11 @@ def _search(
         config.floor,
         config.torch_device,
         config.save_every_s,
+        strategies.parse_options(config.strategy_option),
         compute,
         tflite=not args.no_tflite,
     )
+    strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
     data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(
         len(data.train) + len(data.validation),

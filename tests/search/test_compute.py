@@ -63,6 +63,22 @@ def test_a_search_computed_another_way(
     assert same(resumed.state_dict(), other.state_dict())
 
 
+@pytest.mark.parametrize(("name", "options"), [("proxyless-g", {"gates": "full"}), ("proxyless-r", {"samples": 2})])
+def test_other_strategies_run_the_same_way(
+    space: SearchSpace, costs: Costs, bands: Data, quick: Recipe, name: str, options: dict[str, object]
+) -> None:
+    def phase(compute: Compute) -> SearchPhase:
+        state = start(space, costs, num_classes=3, target_s=2e-4, recipe=quick, seed=0)
+        return SearchPhase(state, load(name, options), bands, quick, state.supernet.counts(), compute)
+
+    plain, frugal, mixed = phase(PLAIN), phase(WAYS["checkpointing"]), phase(WAYS["all"])
+    for _ in range(plain.total):
+        row = plain.advance()
+        assert frugal.advance() == row
+        assert mixed.advance()["loss"] == pytest.approx(row["loss"], abs=0.1)
+    assert same(frugal.state_dict(), plain.state_dict())
+
+
 def test_statistics_of_a_recomputed_op_see_each_batch_once() -> None:
     """Against the plain op after every backward; and in a block that only_alpha froze, no statistic moves."""
     space = make_space()
