@@ -183,7 +183,8 @@ class _OpForward:
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         with self._casting():
-            y: torch.Tensor = (self._plain if self._compiled is None else self._compile_or_say)(x)
+            compiled = self._compiled is not None and self._op.training  # evaluation has batches of other sizes
+            y: torch.Tensor = (self._compile_or_say if compiled else self._plain)(x)
         return y.float() if y.ndim == 2 else y
 
     def _compile_or_say(self, x: torch.Tensor) -> torch.Tensor:

@@ -85,10 +85,16 @@ def check_device(name: str) -> None:
     """Raise UserError where torch cannot compute on `name`."""
     import torch
 
-    if name != "cpu" and not name.startswith("cuda"):
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--torch-device {name}: cpu or cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--torch-device {name}: torch sees no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--torch-device {name}: torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0")
 
 
 def slow_precision(compute: Compute, device: str) -> list[str]:

@@ -285,3 +285,51 @@ def test_a_run_writes_network_tflite(bands, quick, tmp_path: Path) -> None:
     x = torch.rand(1, 3, 16, 16)
     ours = result.network(x).detach().numpy()
     assert np.allclose(Network(tmp_path / "r" / "network.tflite")(x.numpy()), ours, atol=1e-4)
+
+
+def test_training_on_images_decoded_by_threads_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """Random resized crops of real JPEG files, one of them cut off: three workers, stopped in mid-epoch."""
+    from search.data import Reading, load_data
+    from tests.search.test_data import photos
+
+    def phase(workers: int) -> TrainPhase:
+        reading = Reading(workers=workers, augmentation="resized-crop")
+        data = load_data(f"imagefolder:{folder}", image_size=16, reading=reading)
+        recipe = Recipe(batch_size=4, warmup_steps=0, search_steps=1, train_steps=9, cutout=0.25)
+        return TrainPhase("x", make_space().architecture([0, 1, 4]).ops, data, recipe, 0)
+
+    folder = photos(tmp_path / "photos", 24, bad=(5,))
+    straight, stopped, resumed = phase(0), phase(3), phase(2)
+    rows_ = [straight.advance() for _ in range(9)]
+    assert [stopped.advance() for _ in range(4)] == rows_[:4]
+    resumed.load_state_dict(stopped.state_dict())
+    assert [resumed.advance() for _ in range(5)] == rows_[4:]
+    assert same(resumed.state_dict(), straight.state_dict())
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_a_corrupt_image_too_many_ends_the_command(cli, arch: Path, tmp_path: Path, stream: list[str]) -> None:
+    from tests.search.test_data import photos
+
+    folder = photos(tmp_path / "photos", 24, bad=(5, 6))
+    command = [
+        "--arch",
+        arch,
+        "--data",
+        f"imagefolder:{folder}",
+        *SMALL,
+        "--formats",
+        "none",
+        "--workers",
+        "2",
+        *stream,
+    ]
+    code, _, err = cli(train, *command, "--max-corrupt", "1", "--out", tmp_path / "a")
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert re.search(r"^error: .*0[56]\.jpg cannot be decoded .*that makes 2, and --max-corrupt is 1", last), last
+    assert "Traceback" not in err
+    code, result, err = cli(train, *command, "--max-corrupt", "2", "--out", tmp_path / "b")
+    assert code == 0, err
+    assert len([line for line in err.splitlines() if line.startswith("warning: ")]) == 2
+    assert 0 <= result["test_accuracy"] <= 1
