@@ -23,7 +23,7 @@ from search.split import DataError, ImageDataset, Indices, InMemory, Split
 __all__ = ["Data", "DataError", "ImageDataset", "InMemory", "Indices", "Reading", "Split", "from_datasets", "load_data"]
 
 KINDS = ("digits", "parquet:DIR", "imagefolder:DIR")
-MAX_CORRUPT = 10
+MAX_CORRUPT = 10  # images that may fail to decode before the run ends
 TEST = 0.2  # carved out of the images where the source has no test split
 
 
@@ -65,6 +65,7 @@ class Data:
             "validation": len(self.validation),
             "test": len(self.test),
             "augmentation": self.augmentation,
+            "mixed_groups": self.train.mixed_groups,
         }
 
 

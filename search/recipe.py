@@ -113,9 +113,7 @@ def for_data(n_train: int, *, space: str = "", strategy: str = "", device: str =
     )
     recipe = dataclasses.replace(base, **given)
     rate = alpha_rate(recipe.alpha_steps)
-    if (
-        strategy.replace("-", "_") == "proxyless_r"
-    ):  # CIFAR-10: 0.006 by the gates' gradient, 0.01 by REINFORCE (arXiv 1812.00332)
+    if strategy.replace("-", "_") == "proxyless_r":  # arXiv 1812.00332, CIFAR-10: 0.01 by REINFORCE, 0.006 by gates
         rate = min(0.1, rate * 0.01 / 0.006)
     rates = {"alpha_lr": rate, "dual_rate": dual_rate(recipe.alpha_steps)}
     return dataclasses.replace(recipe, **(rates | given))

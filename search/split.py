@@ -100,6 +100,11 @@ class Split:
             images, kept = images[torch.from_numpy(again)], kept[again]
         return images, self._labels(positions, kept)
 
+    @property
+    def mixed_groups(self) -> int:
+        """How many groups an epoch mixes at a time; 0 where it mixes all images."""
+        return self.dataset.window if isinstance(self.dataset, Decodes) and self.dataset.group_of is not None else 0
+
     def order(self, seed: int, stream: str, epoch: int) -> Indices:
         """The positions of this split as epoch `epoch` of `stream` takes them: a permutation."""
         draws = generator(seed, stream, "epoch", epoch)

@@ -351,7 +351,8 @@ def test_streamed_row_groups_are_what_is_read_at_once_and_memory_is_bounded(tmp_
     folder = photo_rows(tmp_path / "rows")
     kept = load_data(f"parquet:{folder}", image_size=16)
     data = load_data(f"parquet:{folder}", image_size=16, reading=Reading(stream=True, workers=3))
-    assert data.summary() == kept.summary()
+    assert kept.summary()["mixed_groups"] == 0 < data.summary()["mixed_groups"]  # another order: another run
+    assert data.summary() | {"mixed_groups": 0} == kept.summary()
     for ours, theirs in ((data.train, kept.train), (data.test, kept.test)):
         assert torch.equal(ours.fetch(range(len(ours)))[0], theirs.fetch(range(len(theirs)))[0])
     groups = RowGroups(sorted(folder.glob("*.parquet")), "image", cache_bytes=1)
