@@ -28,7 +28,7 @@ ROUNDS = 2  # of linearising and maximising
 AMPLITUDE, LINEAR, NUGGET = (0.5**2, 2.0), (0.1**2, 3.0), (0.02**2, 2.5)
 LENGTH = (3.0, 0.7)  # in standard deviations of the feature
 #: Features in which F has steps, from tiles and caches: what lies beyond the last size is not a trend continued.
-ROUGH = ("log_height", "log_width")
+ROUGH = ("log_height",)
 NOISE = (0.01, 1.5)  # relative, of whole networks beyond their intervals
 
 

@@ -60,7 +60,16 @@ def test_profile_fit_verify(profiled, replay_toml, space, space_py, tmp_path, ca
     )  # fmt: skip
     assert code == 0
     verdict = json.loads(out)
-    assert set(verdict) == {"predicted_ms", "measured_ms", "ci_ms", "error"}
+    assert set(verdict) >= {
+        "predicted_ms",
+        "measured_ms",
+        "ci_ms",
+        "error",
+        "gap",
+        "scale",
+        "blocks_off",
+        "differences",
+    }
     assert abs(verdict["error"]) < 0.05
     assert verdict["ci_ms"][0] <= verdict["measured_ms"] <= verdict["ci_ms"][1]
     assert json.loads((tmp_path / "verify.json").read_text())["measured_ms"] == verdict["measured_ms"]
