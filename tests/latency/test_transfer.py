@@ -169,6 +169,7 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert json.loads(out)["networks"] == 150
     assert json.loads(out)["network_mape"] < 0.01
     assert not (tmp_path / "t.html").exists()
+    assert (tmp_path / "t.pkl").stat().st_size < 2**20
     predictor = load_predictor(tmp_path / "t.pkl")
     seconds, std = predictor.network_s(load_space("fbnet").random(random.Random(0)).ops)
     assert 0.005 < seconds < 0.02
