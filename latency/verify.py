@@ -46,6 +46,7 @@ def verify(
     from latency.disagree import Block, Verdict
     from latency.measure import Progress, Workload, prepare, run_rounds
     from latency.modules import build, build_network
+    from latency.space import without_identities
 
     predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
@@ -54,7 +55,7 @@ def verify(
         Workload(
             name,
             "network",
-            lambda ops=ops: build_network([o for o in ops if not o.is_free]),  # type: ignore[misc]
+            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
             ops[0].input_shape,
         )
         for name, ops in networks.items()
@@ -94,7 +95,7 @@ def verify(
         Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
     ]
     blocks = []
-    chain = [o for o in networks[blocks_of] if not o.is_free] if blocks_of else []
+    chain = without_identities(networks[blocks_of]) if blocks_of else ()
     inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
     for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):
         if inside:

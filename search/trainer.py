@@ -6,7 +6,6 @@ because every draw is a function of (seed, stream, step).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,24 +14,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from devices.errors import UserError
 from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import data, gates
+from search import data
+from search.alpha import WITHOUT_MULTIPLIER
 from search.data import Data, Split
+from search.divergence import lower, require_finite
+from search.gates import fair_path
 from search.objective import entropy
 from search.recipe import Recipe, cosine
-from search.rng import generator, seeded
+from search.rng import seeded
 from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Diverged(UserError):
-    """The loss is no longer a number."""
 
 
 class Phase(Protocol):
@@ -46,6 +43,11 @@ class Phase(Protocol):
     @property
     def total(self) -> int:
         """Steps in all."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
         ...
 
     def advance(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def weight_step(
     rate: float,
     smoothing: float,
     where: str,
+    advice: str,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
@@ -84,33 +87,15 @@ def weight_step(
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
     value = float(loss.detach())
-    _require_finite(value, where)
+    require_finite(value, where, advice)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
 
 
-def _require_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss} at {where}: lower the learning rate (--warmup-lr, --search-lr, --train-lr)")
-
-
-def fair_path(candidates: list[int], seed: int, step: int) -> list[int]:
-    """Uniform paths without repetition: in every K steps each of a block's K candidates is trained once.
-
-    Strict fairness (FairNAS, arXiv 1907.01845): no candidate enters the search better trained by luck of the draw.
-    """
-    path = []
-    for block, count in enumerate(candidates):
-        cycle, position = divmod(step, count)
-        order = torch.randperm(count, generator=generator(seed, "fair", block, cycle))
-        path.append(int(order[position]))
-    return path
-
-
 @dataclass
 class SearchPhase:
-    """Warm-up (weights, fair paths), then weight steps on sampled paths and alpha steps on held-out images."""
+    """Warm-up (weights, fair paths), then weight steps and alpha steps on held-out images, both the strategy's."""
 
     state: SearchState
     strategy: Strategy
@@ -132,25 +117,29 @@ class SearchPhase:
         """Weight steps of warm-up and search."""
         return self.recipe.warmup_steps + self.recipe.search_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
         state, recipe = self.state, self.recipe
         searching = state.step - recipe.warmup_steps
         if searching < 0:
-            path = fair_path(self.candidates, state.seed, state.step)
             rate, name = cosine(recipe.warmup_lr, state.step, recipe.warmup_steps), "warmup"
         else:
-            path = gates.sample_path(state.supernet.logits(), generator(state.seed, "path", state.step))
             rate, name = cosine(recipe.search_lr, searching, recipe.search_steps), "search"
         x, y = self._batch(self.data.train, "weights", state.step, augment=recipe.augment)
         state.supernet.train()
         loss = weight_step(
-            lambda: state.supernet(x, path),
+            lambda: self._forward(x, warmup=searching < 0),
             y,
             state.weight_optimizer,
             rate,
             recipe.label_smoothing,
             f"step {state.step} of {name}",
+            self.advice,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
         if searching >= 0 and recipe.is_alpha_step(searching):
@@ -158,16 +147,24 @@ class SearchPhase:
         state.step += 1
         return row
 
+    def _forward(self, x: torch.Tensor, *, warmup: bool) -> torch.Tensor:
+        state = self.state
+        if warmup:
+            logits: torch.Tensor = state.supernet(x, fair_path(self.candidates, state.seed, state.step))
+            return logits
+        return self.strategy.forward(state, x)
+
     def _alpha_step(self) -> dict[str, Any]:
         state = self.state
         state.weight_optimizer.zero_grad(set_to_none=True)  # the weight step's gradients are no longer of use
         row: dict[str, Any] = dict(
             self.strategy.step(state, self._batch(self.data.validation, "alphas", state.step, augment=False))
         )
-        _require_finite(row["valid_loss"], f"step {state.step} of search (alpha)")
+        require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
-        state.dual = state.dual.step(expected_s, state.target_s)
+        if not row.pop(WITHOUT_MULTIPLIER, 0):
+            state.dual = state.dual.step(expected_s, state.target_s)
         row |= {"expected_s": expected_s, "lambda": state.dual.value, "entropy": float(entropy(probs_LK))}
         done = (state.step - self.recipe.warmup_steps + 1) // self.recipe.alpha_every
         if done % self._snapshot_every == 0:
@@ -186,8 +183,10 @@ class SearchPhase:
         return self.state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The search state's."""
+        """The search state's; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
         self.state.load_state_dict(state)
+        for group in self.state.alpha_optimizer.param_groups:
+            group["lr"] = self.recipe.alpha_lr
 
 
 class TrainPhase:
@@ -213,6 +212,11 @@ class TrainPhase:
         """Weight steps."""
         return self.recipe.train_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "train_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = data.batch(
@@ -233,6 +237,7 @@ class TrainPhase:
             cosine(self.recipe.train_lr, self.step, self.total),
             self.recipe.label_smoothing,
             f"step {self.step} of {self.name}",
+            self.advice,
         )
         self.step += 1
         return {"phase": self.name, "step": self.step - 1, "loss": loss}
