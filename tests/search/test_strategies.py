@@ -345,9 +345,9 @@ def test_latency_in_the_reward_alone_brings_latency_to_the_target(latency: str) 
     state = toy(target_s=0.25 + 1e-6, seed=2)
     strong = {"power": "20", "beta": "-20", "controller_warmup": "0"}
     state.supernet.alpha_LK.data.scatter_(1, torch.tensor(BEST)[:, None], 1.0)
-    began_s = float(state.supernet.expected_s())
+    began_s = state.supernet.expected_s().item()
     advance(state, load("proxyless_r", {"latency": latency, **strong}), range(STEPS))
-    assert float(state.supernet.expected_s()) < 0.6 * (began_s - 0.25) + 0.25
+    assert state.supernet.expected_s().item() < 0.6 * (began_s - 0.25) + 0.25
     assert state.dual.value == 0
 
 
