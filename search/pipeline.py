@@ -18,6 +18,7 @@ from search import checkpoint, rundir
 from search.costs import Costs, Floats
 from search.data import Data
 from search.derive import derive, random_of_equal_latency
+from search.divergence import Diverged
 from search.export import export_network
 from search.recipe import Recipe
 from search.rng import derive_seed
@@ -84,7 +85,7 @@ class Pipeline:
 
     def run_all(self, resume: bool) -> Result:
         """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
-        if resume and self.run.checkpoint.is_file():
+        if resume and checkpoint.exists(self.run.checkpoint):
             self._load()
         else:
             self.run.truncate_metrics(0)
@@ -210,11 +211,16 @@ class Pipeline:
         if not self.keep:
             return
         name, phase = self._phase or ("finish", None)
+        state = phase.state_dict() if phase is not None else {}
+        bad = checkpoint.not_finite(state)
+        if phase is not None and bad is not None:  # the loss was a number, the step it led to was not
+            raise Diverged(f"{bad} is no number after step {phase.step - 1} of {name}, so not saved: {phase.advice}")
+        self.run.sync_metrics()
         checkpoint.save(
             self.run.checkpoint,
             {
                 "phase": name,
-                "state": phase.state_dict() if phase is not None else {},
+                "state": state,
                 "results": self._results,
                 "found_weights": self._found_weights,
                 "metrics_bytes": self._metrics_bytes,
@@ -222,7 +228,8 @@ class Pipeline:
         )
 
     def _load(self) -> None:
-        self._resumed = checkpoint.load(self.run.checkpoint)
+        self._resumed, warning = checkpoint.load_newest(self.run.checkpoint)
+        self._warn(warning)
         try:
             self._results = dict(self._resumed["results"])
             self._found_weights = self._resumed["found_weights"]
@@ -231,7 +238,9 @@ class Pipeline:
             raise checkpoint.CheckpointError(
                 f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
             ) from None
-        self.run.truncate_metrics(self._metrics_bytes)
+        if not self.run.truncate_metrics(self._metrics_bytes):
+            self._warn(f"{self.run.path / rundir.METRICS} lacks rows from before the checkpoint: the report will too")
+            self._metrics_bytes = (self.run.path / rundir.METRICS).stat().st_size
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics_bytes = self.run.append(row)
@@ -256,6 +265,10 @@ class Pipeline:
     def _say(self, text: str) -> None:
         if self.ui is not None:
             self.ui.say(text)
+
+    def _warn(self, text: str | None) -> None:
+        if text is not None and self.ui is not None:
+            self.ui.warn(text)
 
     def _progress(self, title: str) -> AbstractContextManager[Report]:
         if self.ui is not None:

@@ -6,7 +6,6 @@ because every draw is a function of (seed, stream, step).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from devices.errors import UserError
 from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
@@ -23,6 +21,7 @@ from latency.space import for_classes
 from search import data
 from search.alpha import WITHOUT_MULTIPLIER
 from search.data import Data, Split
+from search.divergence import lower, require_finite
 from search.gates import fair_path
 from search.objective import entropy
 from search.recipe import Recipe, cosine
@@ -31,10 +30,6 @@ from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Diverged(UserError):
-    """The loss is no longer a number."""
 
 
 class Phase(Protocol):
@@ -48,6 +43,11 @@ class Phase(Protocol):
     @property
     def total(self) -> int:
         """Steps in all."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
         ...
 
     def advance(self) -> dict[str, Any]:
@@ -79,6 +79,7 @@ def weight_step(
     rate: float,
     smoothing: float,
     where: str,
+    advice: str,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
@@ -86,15 +87,10 @@ def weight_step(
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
     value = float(loss.detach())
-    _require_finite(value, where)
+    require_finite(value, where, advice)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
-
-
-def _require_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss} at {where}: lower the learning rate (--warmup-lr, --search-lr, --train-lr)")
 
 
 @dataclass
@@ -121,6 +117,11 @@ class SearchPhase:
         """Weight steps of warm-up and search."""
         return self.recipe.warmup_steps + self.recipe.search_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
         state, recipe = self.state, self.recipe
@@ -138,6 +139,7 @@ class SearchPhase:
             rate,
             recipe.label_smoothing,
             f"step {state.step} of {name}",
+            self.advice,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
         if searching >= 0 and recipe.is_alpha_step(searching):
@@ -158,7 +160,7 @@ class SearchPhase:
         row: dict[str, Any] = dict(
             self.strategy.step(state, self._batch(self.data.validation, "alphas", state.step, augment=False))
         )
-        _require_finite(row["valid_loss"], f"step {state.step} of search (alpha)")
+        require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
         if not row.pop(WITHOUT_MULTIPLIER, 0):
@@ -181,8 +183,10 @@ class SearchPhase:
         return self.state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The search state's."""
+        """The search state's; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
         self.state.load_state_dict(state)
+        for group in self.state.alpha_optimizer.param_groups:
+            group["lr"] = self.recipe.alpha_lr
 
 
 class TrainPhase:
@@ -208,6 +212,11 @@ class TrainPhase:
         """Weight steps."""
         return self.recipe.train_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "train_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = data.batch(
@@ -228,6 +237,7 @@ class TrainPhase:
             cosine(self.recipe.train_lr, self.step, self.total),
             self.recipe.label_smoothing,
             f"step {self.step} of {self.name}",
+            self.advice,
         )
         self.step += 1
         return {"phase": self.name, "step": self.step - 1, "loss": loss}
