@@ -18,7 +18,7 @@ from search.costs import Costs
 from search.derive import EXACT, BudgetError, knapsack, tilted
 
 Network = tuple[int, ...]
-TRIES = 100  # of a proposal to land within the budget and be new, before something else is proposed
+TRIES = 50  # of a proposal to land within the budget and be new, before something else is proposed
 RETENTION = 0.9  # of what a member's old scores count at each further one: the weights that gave them have moved on
 DOUBT = 1.0  # scores of 0 that a member starts with: one lucky batch does not make a winner
 

@@ -24,7 +24,7 @@ class Darts:
     def step(self, state: SearchState, batch: Batch) -> dict[str, float]:
         """One alpha step on (images (n, C, H, W), labels (n,))."""
         loss, task_LK = self.task_gradient(state, batch)
-        descend(state, task_LK + gates.softmax_vjp(state.supernet.probs().detach(), latency_gradient(state)))
+        descend(state, task_LK + gates.softmax_vjp(state.supernet.probs().detach(), latency_gradient(state, loss)))
         return {"valid_loss": loss}
 
     def task_gradient(self, state: SearchState, batch: Batch) -> tuple[float, torch.Tensor]:

@@ -39,7 +39,7 @@ class Gumbel:
     def step(self, state: SearchState, batch: Batch) -> dict[str, float]:
         """One alpha step on (images (n, C, H, W), labels (n,)); the latency's gradient is that of E[latency]."""
         loss, task_LK = self.task_gradient(state, batch)
-        descend(state, task_LK + gates.softmax_vjp(state.supernet.probs().detach(), latency_gradient(state)))
+        descend(state, task_LK + gates.softmax_vjp(state.supernet.probs().detach(), latency_gradient(state, loss)))
         return {"valid_loss": loss, "temperature": self.tau(state)}
 
     def tau(self, state: SearchState) -> float:

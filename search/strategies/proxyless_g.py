@@ -37,11 +37,11 @@ class ProxylessG:
         loss, task_LK = self.task_gradient(state, batch)
         supernet, alpha_LK = state.supernet, state.supernet.alpha_LK
         if self.gates == "full":
-            descend(state, task_LK + gates.softmax_vjp(supernet.probs().detach(), latency_gradient(state)))
+            descend(state, task_LK + gates.softmax_vjp(supernet.probs().detach(), latency_gradient(state, loss)))
             return {"valid_loss": loss}
         pair_L2 = self._pair(state).to(alpha_LK.device)
         old_L2 = alpha_LK.detach().gather(1, pair_L2)
-        latency_L2 = gates.softmax_vjp(torch.softmax(old_L2, 1), latency_gradient(state).gather(1, pair_L2))
+        latency_L2 = gates.softmax_vjp(torch.softmax(old_L2, 1), latency_gradient(state, loss).gather(1, pair_L2))
         descend(state, task_LK + torch.zeros_like(task_LK).scatter_(1, pair_L2, latency_L2))
         with torch.no_grad():
             alpha_LK.scatter_(1, pair_L2, gates.keep_mass(old_L2, alpha_LK.gather(1, pair_L2)))

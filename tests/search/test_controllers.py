@@ -27,7 +27,7 @@ def every_network(costs: Costs) -> list[Network]:
     return list(itertools.product(*(range(int(n)) for n in costs.valid_LK.sum(1))))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), share=st.floats(0, 1), width=st.floats(0, 0.3), mutation=st.floats(0, 1))
 def test_every_proposal_fits(seed: int, share: float, width: float, mutation: float) -> None:
     costs, rng = costs_of(seed), np.random.default_rng(seed)
