@@ -44,7 +44,7 @@ OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = 6
 SHARES = (0.3, 0.5, 0.8)  # of the networks that fit a budget
 CHECKPOINTS = (100, 500)  # evaluations
-MAX_UPDATES = 3000  # of REINFORCE, which may have nothing new to propose any more
+MAX_UPDATES = 300  # of REINFORCE, which may have nothing new to propose any more
 
 # Evolution's were not tuned. REINFORCE's were, once for all devices and budgets together, on other seeds than those
 # reported (from 1000): 11 settings, of which five rates and three numbers of samples with this reward.
