@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from devices.errors import did_you_mean
 from latency.console import Ui
 from latency.ops import Linear, Op
 from latency.space import SearchSpace
 from search import strategies
+from search.budgets import Budget
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, DataError, ImageDataset, from_datasets
 from search.derive import FLOOR
+from search.objective import LAMBDA2, LOSSES
 from search.pipeline import Pipeline, Result
 from search.recipe import Recipe, RecipeError, for_data
 from search.rundir import RunDir
-from search.targets import choose_target
+from search.state import loss_of
+from search.targets import Plan, make_plan
 
 __all__ = ["Options", "Result", "search", "search_data"]
 
@@ -37,10 +43,16 @@ class Options:
     floor: float = FLOOR
     device: str = "cpu"
     save_every_s: float = 60.0
+    loss: str = "dual"
+    lambda2: float = LAMBDA2
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
+        if self.loss not in LOSSES:
+            raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")
+        if not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
+            raise RecipeError(f"--lambda2 {self.lambda2}: a number of at least 0 is needed")
         if not self.save_every_s > 0:
             raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -54,6 +66,7 @@ def search(
     test_dataset: ImageDataset,
     *,
     target_s: float | None = None,
+    budgets: Sequence[Budget] = (),
     recipe: Recipe | None = None,
     options: Options | None = None,
     run_dir: Path | str | None = None,
@@ -65,7 +78,8 @@ def search(
 
     Datasets give (image (C, H, W) float tensor, label from 0) and are indexed, not iterated; a fifth of
     `train_dataset` is held out for alpha. Without `target_s`: 0.8 times the average random network. Without `recipe`:
-    `search.recipe.for_data`. With `run_dir` the files of a run are kept there, and `resume` goes on from them.
+    `search.recipe.for_data`. `budgets` are kept beside the target: `search.budgets.latency_budget` of another device,
+    `macs_budget`, `params_budget`. With `run_dir` the files of a run are kept there, and `resume` goes on from them.
     Raises UserError: unusable data, target, recipe or folder; UnsupportedOp from the predictor.
     """
     options = options or Options()
@@ -75,6 +89,7 @@ def search(
         predictor,
         data,
         target_s=target_s,
+        budgets=budgets,
         recipe=recipe,
         options=options,
         run_dir=run_dir,
@@ -90,6 +105,7 @@ def search_data(
     data: Data,
     *,
     target_s: float | None = None,
+    budgets: Sequence[Budget] = (),
     recipe: Recipe | None = None,
     options: Options | None = None,
     run_dir: Path | str | None = None,
@@ -100,25 +116,25 @@ def search_data(
     """`search` on data already split."""
     options = options or Options()
     costs = make_costs(space, predictor)
-    target_s, _, _ = choose_target(costs, target_s)
+    plan, _, _ = make_plan(costs, target_s, budgets)
     recipe = recipe or for_data(len(data.train) + len(data.validation))
     strategy = strategies.load(options.strategy)
     _check_images(space, data)
     with tempfile.TemporaryDirectory() as scratch:
         run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
-        config = make_config(space, costs, data, target_s, recipe, options)
+        config = make_config(space, plan, data, recipe, options)
         differing = run.begin(config, resume=resume, overwrite=overwrite)
         if differing and ui is not None:
             ui.warn(f"resumed under other conditions, so not bit for bit: {'; '.join(differing)}")
         pipeline = Pipeline(
             space,
-            costs,
+            plan,
             data,
-            target_s,
             recipe,
             strategy,
             run,
             seed=options.seed,
+            loss=loss_of(plan, recipe, options.loss, options.lambda2),
             floor=options.floor,
             device=options.device,
             save_every_s=options.save_every_s,
@@ -128,13 +144,21 @@ def search_data(
         return pipeline.run_all(resume)
 
 
-def make_config(
-    space: SearchSpace, costs: Costs, data: Data, target_s: float, recipe: Recipe, options: Options
-) -> dict[str, Any]:
-    """What decides a run's result (config.json). Predictor and space enter by a digest of all candidates and costs."""
-    digest = hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
+def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What decides a run's result (config.json). Predictors and space enter by digests of all candidates and costs.
+
+    What is at its default and was not there in earlier versions is left out, so that their runs resume.
+    """
+    digest = _digest(plan.costs)
     for op in (*space.fixed_ops, *(op for c in space.choices for op in c.candidates)):
         digest.update(str(op).encode())
+    others = [
+        {"name": b.name, "unit": b.unit, "limit": b.limit, "costs_digest": _digest(b.costs).hexdigest()}
+        for b in plan.budgets[1:]
+    ]
+    more: dict[str, Any] = {"budgets": others} if others else {}
+    if options.loss != "dual":
+        more["loss"] = {"kind": options.loss, "lambda2": options.lambda2}
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -145,14 +169,19 @@ def make_config(
         "schema": 1,
         "space": space.name,
         "costs_digest": digest.hexdigest(),
-        "target_s": target_s,
+        "target_s": plan.target_s,
         "seed": options.seed,
         "strategy": options.strategy,
         "floor": options.floor,
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),
+        **more,
         "machine": machine,
     }
+
+
+def _digest(costs: Costs) -> hashlib._Hash:
+    return hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
 
 
 def _check_images(space: SearchSpace, data: Data) -> None:

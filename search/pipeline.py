@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,17 @@ from latency.console import Report, Ui, ms
 from latency.files import write_atomically
 from latency.space import Architecture, SearchSpace
 from search import checkpoint, rundir
-from search.costs import Costs, Floats
+from search.costs import Floats
 from search.data import Data
-from search.derive import derive, random_of_equal_latency
+from search.derive import derive_top, random_of_equal_latency
 from search.export import export_network
+from search.objective import LossForm
 from search.recipe import Recipe
 from search.rng import derive_seed
 from search.rundir import RunDir
 from search.state import start
 from search.strategies import Strategy
+from search.targets import Plan
 from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
 
 FOUND, RANDOM = "train_found", "train_random"
@@ -52,21 +54,22 @@ class Pipeline:
     def __init__(
         self,
         space: SearchSpace,
-        costs: Costs,
+        plan: Plan,
         data: Data,
-        target_s: float,
         recipe: Recipe,
         strategy: Strategy,
         run: RunDir,
         *,
         seed: int,
+        loss: LossForm,
         floor: float,
         device: str,
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
     ) -> None:
-        self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
+        self.space, self.plan, self.data, self.recipe, self.loss = space, plan, data, recipe, loss
+        self.costs, self.target_s = plan.costs, plan.target_s
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
         self.keep, self.ui = keep, ui
         self._results: dict[str, Any] = {}
@@ -107,6 +110,8 @@ class Pipeline:
             recipe=self.recipe,
             seed=self.seed,
             device=self.device,
+            plan=self.plan,
+            loss=self.loss,
         )
         counts = [len(c.candidates) for c in self.space.choices]
         self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
@@ -114,14 +119,15 @@ class Pipeline:
             probs_LK = state.supernet.probs().cpu().numpy()
             log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
             expected_s = float(state.supernet.expected_s())
-        derived = derive(log_p_LK, self.costs, self.target_s, self.floor)
+        derived = derive_top(log_p_LK, self.plan, self.floor, 1)[0]
         rng = np.random.default_rng(derive_seed(self.seed, "random network"))
-        other = random_of_equal_latency(self.costs, derived.indices, self.target_s, rng)
+        other = random_of_equal_latency(self.costs, derived.indices, self.target_s, rng, self.plan.others)
         self._results |= {
             "indices": list(derived.indices),
             "in_window": derived.in_window,
             "random_indices": list(other),
             "predicted_s": self.costs.network_s(derived.indices),
+            "budgets": self._budgets(derived.indices),
             "random_predicted_s": self.costs.network_s(other),
             "expected_s": expected_s,
             "probs": probs_LK.tolist(),
@@ -239,6 +245,13 @@ class Pipeline:
         for name, key in ((rundir.ARCHITECTURE, "indices"), (rundir.RANDOM_ARCHITECTURE, "random_indices")):
             text = self.space.architecture(self._results[key]).to_json()
             write_atomically(self.run.path / name, text.encode())
+
+    def _budgets(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """What the network costs of each budget."""
+        return [
+            {"name": b.name, "unit": b.unit, "limit": b.limit, "cost": b.costs.network_s(indices)}
+            for b in self.plan.budgets
+        ]
 
     def _space_row(self) -> dict[str, Any]:
         blocks = [

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from search import gates
-from search.objective import expected_latency_s, latency_loss
 from search.rng import generator
 from search.state import SearchState
 from search.supernet import only_alpha
@@ -18,8 +17,8 @@ class ProxylessG:
     def step(self, state: SearchState, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """One alpha step on (images (n, C, H, W), labels (n,)).
 
-        dL/dg_j = <o_j(x), dCE/dm> + multiplier F(o_j)/T for the two of a block; the softmax over the two takes it to
-        alpha, for the task and the latency alike.
+        dL/dg_j = <o_j(x), dCE/dm> + sum_c dL/dE_c F_c(o_j) for the two of a block; the softmax over the two takes it
+        to alpha, for the task and the budgets alike.
         """
         supernet, alpha_LK = state.supernet, state.supernet.alpha_LK
         pair_L2 = gates.sample_pair(supernet.logits(), generator(state.seed, "pair", state.step))
@@ -32,12 +31,9 @@ class ProxylessG:
                 loss.backward()  # type: ignore[no-untyped-call]
         pair_L2 = pair_L2.to(alpha_LK.device)
         old_L2 = alpha_LK.detach().gather(1, pair_L2)
-        probs_L2 = torch.softmax(old_L2, dim=1).requires_grad_()
-        expected_s = expected_latency_s(probs_L2, supernet.cost_s.gather(1, pair_L2), supernet.fixed_s)
-        latency_loss(expected_s, state.target_s, state.multiplier()).backward()  # type: ignore[no-untyped-call]
-        assert probs_L2.grad is not None
+        budget_L2 = state.budget_gradient(float(loss.detach())).gather(1, pair_L2)
         task_L2 = torch.zeros_like(old_L2) if gates_L2.grad is None else gates_L2.grad.to(old_L2)
-        grad_L2 = gates.softmax_vjp(probs_L2.detach(), task_L2 + probs_L2.grad)
+        grad_L2 = gates.softmax_vjp(torch.softmax(old_L2, dim=1), task_L2 + budget_L2)
 
         alpha_LK.grad = torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2)
         state.alpha_optimizer.step()

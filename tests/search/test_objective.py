@@ -87,7 +87,7 @@ def test_dual_ascent_drives_expected_latency_to_the_target_from_both_sides(targe
 
 
 def test_a_target_that_does_not_bind_leaves_lambda_at_zero() -> None:
-    dual = DualAscent(1.0, 10.0, binding=False).step(0.5, 1.0)
+    dual = DualAscent(1.0, 10.0, equality=False).step(0.5, 1.0)
     assert dual.value == 0
     assert dual.multiplier(0.5, 1.0) == 0
 
