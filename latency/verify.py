@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from latency.console import Ui, ms, parser, run
+from latency.console import Report, Ui, ms, parser, run
 from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
@@ -49,10 +51,25 @@ def verify(
     seed: int = 0,
 ) -> list[Verdict]:
     """Measure `networks` (name -> ops) together, in rounds. Raises UnsupportedOp before anything is timed."""
+    predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
+    found = measure_networks(networks, device, policy, ui.progress, seed)
+    return [Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found]
+
+
+def measure_networks(
+    networks: dict[str, tuple[Op, ...]],
+    device: Device,
+    policy: Policy,
+    progress: Callable[[str], AbstractContextManager[Report]],
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """Time `networks` (name -> ops) together, in rounds. `progress(title)` gives what is told how far it is.
+
+    Raises UserError naming the network that cannot be built or timed.
+    """
     from latency.measure import Progress, Workload, prepare, run_rounds
     from latency.modules import build_network
 
-    predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
     todo = [
         Workload(
             name,
@@ -63,7 +80,7 @@ def verify(
         for name, ops in networks.items()
     ]
     found: dict[str, Measurement] = {}
-    with ui.progress("preparing") as report:
+    with progress("preparing") as report:
         sessions, failed = prepare(device, todo, report)
     if failed:
         name, why = next(iter(failed.items()))
@@ -73,7 +90,7 @@ def verify(
         raise UserError(f"{key}: {error}")
 
     try:
-        with ui.progress("timing") as report:
+        with progress("timing") as report:
             run_rounds(
                 sessions,
                 todo,
@@ -88,7 +105,7 @@ def verify(
     finally:
         for session in sessions.values():
             session.close()
-    return [Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found]
+    return found
 
 
 def tell(ui: Ui, verdicts: list[Verdict], predictor: LatencyPredictor, device: Device) -> None:

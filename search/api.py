@@ -21,14 +21,17 @@ from latency.ops import Linear, Op
 from latency.space import SearchSpace
 from search import strategies
 from search.budgets import Budget
+from search.candidates import open_device
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, DataError, ImageDataset, from_datasets
 from search.derive import FLOOR
-from search.objective import LAMBDA2, LOSSES
+from search.objective import LAMBDA2, LOSSES, LossForm
 from search.pipeline import Pipeline, Result
 from search.recipe import Recipe, RecipeError, for_data
+from search.reference import PaperLoss, Reference, require_milliseconds
 from search.rundir import RunDir
 from search.state import loss_of
+from search.strategies import Strategy
 from search.targets import Plan, make_plan
 
 __all__ = ["Options", "Result", "search", "search_data"]
@@ -36,7 +39,11 @@ __all__ = ["Options", "Result", "search", "search_data"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to search, beside the recipe's numbers. `device` is where torch computes, not the target."""
+    """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
+
+    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
+    timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    """
 
     seed: int = 0
     strategy: str = strategies.DEFAULT
@@ -45,10 +52,17 @@ class Options:
     save_every_s: float = 60.0
     loss: str = "dual"
     lambda2: float = LAMBDA2
+    top_k: int = 5
+    verify_on: str | None = None
+    reference: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
+        if self.top_k < 1:
+            raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
+        if self.reference and (self.strategy, self.loss) != (strategies.DEFAULT, "dual"):
+            raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
         if self.loss not in LOSSES:
             raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")
         if not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
@@ -114,11 +128,43 @@ def search_data(
     ui: Ui | None = None,
 ) -> Result:
     """`search` on data already split."""
+    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets)
+    return search_plan(
+        space,
+        plan,
+        data,
+        recipe=recipe,
+        options=options,
+        run_dir=run_dir,
+        resume=resume,
+        overwrite=overwrite,
+        ui=ui,
+    )
+
+
+def search_plan(
+    space: SearchSpace,
+    plan: Plan,
+    data: Data,
+    *,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    ui: Ui | None = None,
+) -> Result:
+    """`search_data` under budgets already made and checked: `search.targets.make_plan`."""
     options = options or Options()
-    costs = make_costs(space, predictor)
-    plan, _, _ = make_plan(costs, target_s, budgets)
     recipe = recipe or for_data(len(data.train) + len(data.validation))
-    strategy = strategies.load(options.strategy)
+    strategy: Strategy = Reference(space) if options.reference else strategies.load(options.strategy)
+    loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
+    if options.reference:
+        require_milliseconds(plan)
+        loss = PaperLoss(plan.target_s)
+    if options.verify_on is not None:
+        with open_device(options.verify_on):
+            pass  # there, before the search is paid for
     _check_images(space, data)
     with tempfile.TemporaryDirectory() as scratch:
         run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
@@ -134,8 +180,11 @@ def search_data(
             strategy,
             run,
             seed=options.seed,
-            loss=loss_of(plan, recipe, options.loss, options.lambda2),
+            loss=loss,
             floor=options.floor,
+            top_k=options.top_k,
+            verify_on=options.verify_on,
+            reference=options.reference,
             device=options.device,
             save_every_s=options.save_every_s,
             keep=run_dir is not None,
@@ -159,6 +208,10 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
     more: dict[str, Any] = {"budgets": others} if others else {}
     if options.loss != "dual":
         more["loss"] = {"kind": options.loss, "lambda2": options.lambda2}
+    if options.reference:
+        more["reference"] = True
+    if options.verify_on is not None:
+        more["verify_on"] = options.verify_on
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -173,6 +226,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "seed": options.seed,
         "strategy": options.strategy,
         "floor": options.floor,
+        "top_k": options.top_k,
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),
         **more,
