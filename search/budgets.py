@@ -39,8 +39,8 @@ class Budget:
 
     @property
     def bound(self) -> Bound:
-        """The limit as the derivation keeps it: short of it by a billionth."""
-        return Bound(self.costs, 0.0, self.limit * (1 - EXACT))
+        """The limit as the derivation keeps it: seconds short of it by a billionth; counts are exact."""
+        return Bound(self.costs, 0.0, self.limit * (1 - EXACT) if self.unit == "s" else self.limit)
 
     def text(self, value: float) -> str:
         """`value` with its unit."""
