@@ -13,11 +13,11 @@ second run goes on where the first ended.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.worklog import WorkLog
 from latency.console import Ui, parser, run
 
 if TYPE_CHECKING:
@@ -31,27 +31,6 @@ SPACE, PREDICTOR = f"{HERE / 'cifar_space.py'}:space", HERE / "predictors" / "ci
 DATA = HERE.parent.parent / "shared" / "data" / "cifar10"
 FLOOR, SHARE = 0.98, 0.8  # of the target; of the average random network
 TRAINING = {"batch_size": 128, "train_steps": 1000, "train_lr": 0.1}
-
-
-class Log:
-    """Finished pieces of work, by what they are; kept in a file of JSON lines."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.done = {json.dumps(row["what"]): row for row in map(json.loads, lines)}
-
-    def get(self, what: list[Any]) -> dict[str, Any] | None:
-        """The outcome of `what`, if it has been done."""
-        return self.done.get(json.dumps(what))
-
-    def add(self, what: list[Any], **outcome: Any) -> dict[str, Any]:
-        """Write down that `what` is done."""
-        row = {"what": what, **outcome}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.done[json.dumps(what)] = row
-        return row
 
 
 def random_networks(costs: Costs, target_s: float, seed: int, count: int) -> list[tuple[int, ...]]:
@@ -68,7 +47,7 @@ def random_networks(costs: Costs, target_s: float, seed: int, count: int) -> lis
     return list(found)
 
 
-def train(log: Log, space: SearchSpace, data: Data, indices: tuple[int, ...], seed: int) -> float:
+def train(log: WorkLog, space: SearchSpace, data: Data, indices: tuple[int, ...], seed: int) -> float:
     """Test accuracy of a network trained from scratch."""
     from search.recipe import Recipe
     from search.trainer import TrainPhase, accuracy
@@ -87,7 +66,7 @@ def train(log: Log, space: SearchSpace, data: Data, indices: tuple[int, ...], se
 
 
 def find(
-    log: Log, space: SearchSpace, data: Data, target_s: float, seed: int, steps: dict[str, int]
+    log: WorkLog, space: SearchSpace, data: Data, target_s: float, seed: int, steps: dict[str, int]
 ) -> tuple[tuple[int, ...], float]:
     """(the network that a search finds, seconds it took)."""
     from latency.predictor import load_predictor
@@ -141,7 +120,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from search.data import load_data
 
     torch.set_num_threads(args.threads)
-    space, log = load_space(SPACE), Log(Path(args.log))
+    space, log = load_space(SPACE), WorkLog(Path(args.log))
     costs = make_costs(space, load_predictor(PREDICTOR))
     target_s = round(SHARE * costs.expected_s(costs.uniform_LK), 7)
     data = load_data(f"parquet:{args.data}", image_size=32)
