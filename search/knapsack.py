@@ -143,7 +143,7 @@ class _Problem:
         from scipy.optimize import LinearConstraint
 
         costs = bound.costs
-        unit = bound.high if 0 < bound.high < np.inf else float(costs.cost_LK.max()) or 1.0
+        unit = max(bound.high, 1e-12) if bound.high < np.inf else float(costs.cost_LK.max()) or 1.0
         low, high = (bound.low - costs.fixed_s) / unit, (bound.high - costs.fixed_s) / unit
         return LinearConstraint((self.flat(costs.cost_LK) / unit)[None, :], low + slack, high - slack)
 

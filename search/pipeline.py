@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from search.candidates import Candidate, choose, measured, most_probable, open_d
 from search.costs import Floats
 from search.data import Data
 from search.derive import random_of_equal_latency
+from search.divergence import Diverged
 from search.export import export_network
 from search.objective import LossForm
 from search.ranking import supernet_accuracies
@@ -98,7 +99,7 @@ class Pipeline:
 
     def run_all(self, resume: bool) -> Result:
         """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
-        if resume and self.run.checkpoint.is_file():
+        if resume and checkpoint.exists(self.run.checkpoint):
             self._load()
         else:
             self.run.truncate_metrics(0)
@@ -166,7 +167,7 @@ class Pipeline:
             "predicted_s": chosen.predicted_s,
             "measured_s": chosen.measured_s,
             "random_predicted_s": self.costs.network_s(other),
-            "budgets": self._budgets(chosen.indices),
+            "budgets": self.plan.spent(chosen.indices),
         }
         self._write({"phase": "derived", **self._results})
         told = told_of(chosen, len(found), self.plan, self.floor, self._results["expected_s"], self.reference)
@@ -251,11 +252,16 @@ class Pipeline:
         if not self.keep:
             return
         name, phase = self._phase or ("finish", None)
+        state = phase.state_dict() if phase is not None else {}
+        bad = checkpoint.not_finite(state)
+        if phase is not None and bad is not None:  # the loss was a number, the step it led to was not
+            raise Diverged(f"{bad} is no number after step {phase.step - 1} of {name}, so not saved: {phase.advice}")
+        self.run.sync_metrics()
         checkpoint.save(
             self.run.checkpoint,
             {
                 "phase": name,
-                "state": phase.state_dict() if phase is not None else {},
+                "state": state,
                 "results": self._results,
                 "found_weights": self._found_weights,
                 "metrics_bytes": self._metrics_bytes,
@@ -263,7 +269,8 @@ class Pipeline:
         )
 
     def _load(self) -> None:
-        self._resumed = checkpoint.load(self.run.checkpoint)
+        self._resumed, warning = checkpoint.load_newest(self.run.checkpoint)
+        self._warn(warning)
         try:
             self._results = dict(self._resumed["results"])
             self._found_weights = self._resumed["found_weights"]
@@ -272,7 +279,9 @@ class Pipeline:
             raise checkpoint.CheckpointError(
                 f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
             ) from None
-        self.run.truncate_metrics(self._metrics_bytes)
+        if not self.run.truncate_metrics(self._metrics_bytes):
+            self._warn(f"{self.run.path / rundir.METRICS} lacks rows from before the checkpoint: the report will too")
+            self._metrics_bytes = (self.run.path / rundir.METRICS).stat().st_size
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics_bytes = self.run.append(row)
@@ -281,13 +290,6 @@ class Pipeline:
         for name, key in ((rundir.ARCHITECTURE, "indices"), (rundir.RANDOM_ARCHITECTURE, "random_indices")):
             text = self.space.architecture(self._results[key]).to_json()
             write_atomically(self.run.path / name, text.encode())
-
-    def _budgets(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """What the network costs of each budget."""
-        return [
-            {"name": b.name, "unit": b.unit, "limit": b.limit, "cost": b.costs.network_s(indices)}
-            for b in self.plan.budgets
-        ]
 
     def _space_row(self) -> dict[str, Any]:
         blocks = [
@@ -304,6 +306,10 @@ class Pipeline:
     def _say(self, text: str) -> None:
         if self.ui is not None:
             self.ui.say(text)
+
+    def _warn(self, text: str | None) -> None:
+        if text is not None and self.ui is not None:
+            self.ui.warn(text)
 
     def _progress(self, title: str) -> AbstractContextManager[Report]:
         if self.ui is not None:

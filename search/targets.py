@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from latency.console import ms
 from search.budgets import EXACT, Budget, BudgetError, held_budget, require_feasible
@@ -35,6 +36,12 @@ class Plan:
     def others(self) -> tuple[Bound, ...]:
         """All bounds but the target's."""
         return tuple(budget.bound for budget in self.budgets[1:])
+
+    def spent(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Name, unit, limit and the network's cost of each budget."""
+        return [
+            {"name": b.name, "unit": b.unit, "limit": b.limit, "cost": b.costs.network_s(indices)} for b in self.budgets
+        ]
 
 
 def one_target(costs: Costs, target_s: float) -> Plan:
@@ -97,9 +104,3 @@ def _slack(plan: Plan, slowest_s: float) -> list[str]:
     if plan.held is None:
         return [f"{why}; searching for accuracy alone"]
     return [f"{why}; aiming at {plan.budgets[plan.held].asked} instead"]
-
-
-def with_target(plan: Plan, target_s: float) -> Plan:
-    """The same with another latency target."""
-    first = replace(plan.budgets[0], limit=target_s)
-    return Plan((first, *plan.budgets[1:]), plan.held)

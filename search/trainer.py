@@ -6,7 +6,6 @@ because every draw is a function of (seed, stream, step).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from devices.errors import UserError
 from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
 from search import data, gates
 from search.data import Data, Split
+from search.divergence import lower, require_finite
 from search.objective import entropy
 from search.recipe import Recipe, cosine
 from search.rng import generator, seeded
@@ -29,10 +28,6 @@ from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Diverged(UserError):
-    """The loss is no longer a number."""
 
 
 class Phase(Protocol):
@@ -46,6 +41,11 @@ class Phase(Protocol):
     @property
     def total(self) -> int:
         """Steps in all."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
         ...
 
     def advance(self) -> dict[str, Any]:
@@ -77,6 +77,7 @@ def weight_step(
     rate: float,
     smoothing: float,
     where: str,
+    advice: str,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
@@ -84,15 +85,10 @@ def weight_step(
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
     value = float(loss.detach())
-    _require_finite(value, where)
+    require_finite(value, where, advice)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
-
-
-def _require_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss} at {where}: lower the learning rate (--warmup-lr, --search-lr, --train-lr)")
 
 
 def fair_path(candidates: list[int], seed: int, step: int) -> list[int]:
@@ -132,6 +128,11 @@ class SearchPhase:
         """Weight steps of warm-up and search."""
         return self.recipe.warmup_steps + self.recipe.search_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
         state, recipe = self.state, self.recipe
@@ -151,6 +152,7 @@ class SearchPhase:
             rate,
             recipe.label_smoothing,
             f"step {state.step} of {name}",
+            self.advice,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
         if searching >= 0 and recipe.is_alpha_step(searching):
@@ -164,7 +166,7 @@ class SearchPhase:
         row: dict[str, Any] = dict(
             self.strategy.step(state, self._batch(self.data.validation, "alphas", state.step, augment=False))
         )
-        _require_finite(row["valid_loss"], f"step {state.step} of search (alpha)")
+        require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_C = state.expected_C()
         state.loss = state.loss.step(expected_C)
@@ -189,8 +191,10 @@ class SearchPhase:
         return self.state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The search state's."""
+        """The search state's; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
         self.state.load_state_dict(state)
+        for group in self.state.alpha_optimizer.param_groups:
+            group["lr"] = self.recipe.alpha_lr
 
 
 class TrainPhase:
@@ -216,6 +220,11 @@ class TrainPhase:
         """Weight steps."""
         return self.recipe.train_steps
 
+    @property
+    def advice(self) -> str:
+        """What to do where the loss is no number."""
+        return lower(self.recipe, "train_lr")
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = data.batch(
@@ -236,6 +245,7 @@ class TrainPhase:
             cosine(self.recipe.train_lr, self.step, self.total),
             self.recipe.label_smoothing,
             f"step {self.step} of {self.name}",
+            self.advice,
         )
         self.step += 1
         return {"phase": self.name, "step": self.step - 1, "loss": loss}

@@ -18,11 +18,12 @@ from search import api, checkpoint, run, rundir
 from search.api import Options, search, search_data
 from search.costs import Costs, make_costs
 from search.data import Data, DataError
+from search.divergence import Diverged
 from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, alpha_rate, for_data
 from search.state import start
 from search.strategies import load
-from search.trainer import Diverged, SearchPhase, TrainPhase, accuracy, fair_path
+from search.trainer import SearchPhase, TrainPhase, accuracy, fair_path
 from tests.conftest import ROOT
 from tests.search.conftest import FakePredictor, make_space
 
@@ -186,7 +187,7 @@ def test_the_python_api_on_a_users_space_and_dataset(
     assert 0 <= result.test_accuracy <= 1
     assert result.network(x[:2]).shape == (2, 3)
     assert run_files(folder) == {
-        "config.json", "metrics.jsonl", "checkpoint.pt", "architecture.json", "random_architecture.json", "network.onnx",
+        "config.json", "metrics.jsonl", "checkpoint.pt", "checkpoint_before.pt", "architecture.json", "random_architecture.json", "network.onnx",
         "report.html",
     }  # fmt: skip
     assert load_architecture(folder / "architecture.json") == result.architecture
@@ -313,6 +314,7 @@ def test_a_damaged_checkpoint_is_named(
         torch.save({"hello": 1}, path)
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"x" * 1000, "empty": b""}[damage])
+    checkpoint.before(path).write_bytes(path.read_bytes())  # else that one is taken
     with pytest.raises(UserError, match=r"checkpoint\.pt is (damaged|not a checkpoint).*--overwrite"):
         search_data(space, predictor, bands, recipe=quick, run_dir=tmp_path, resume=True)
 
