@@ -10,7 +10,8 @@ from torch import nn
 
 from latency.space import SearchSpace
 from search.costs import Costs
-from search.objective import LAMBDA2, LossForm, expected_costs, make_loss
+from search.objective import LAMBDA2, DualLoss, LossForm, expected_costs, make_loss
+from search.outset import outset
 from search.recipe import Recipe
 from search.rng import generator, seeded
 from search.supernet import Supernet
@@ -86,12 +87,17 @@ def start(
 ) -> SearchState:
     """A search at step 0; its weights and alphas are a function of `seed`.
 
-    `plan` has all budgets where there are more than `target_s`; `loss` is dual ascent where it is not given.
+    `plan` has all budgets where there are more than `target_s`; `loss` is dual ascent where it is not given, and with
+    it alpha begins on the budgets (`search.outset`); with others, as in the paper, at no candidate in particular.
     """
     plan = plan or one_target(costs, target_s)
     loss = loss or loss_of(plan, recipe)
     with seeded(seed, "supernet weights"):
         supernet = Supernet(space, costs, num_classes, generator(seed, "alpha"))
+    if isinstance(loss, DualLoss):
+        with torch.no_grad():
+            log_p_LK = torch.from_numpy(outset(plan))
+            supernet.alpha_LK.add_(log_p_LK.masked_fill(~supernet.valid_LK, 0.0))
     supernet.to(device)
     alpha_optimizer = torch.optim.Adam([supernet.alpha_LK], lr=recipe.alpha_lr, betas=(0.0, 0.999), weight_decay=0.0)
     return SearchState(
