@@ -88,7 +88,7 @@ def to_tflite_many(
                 if path.exists():
                     keep(index, path)
                     continue
-                _check_installed()
+                check_installed()
                 while len(busy) >= WORKERS:
                     collect()
                 worker = next((w for w in _WORKERS if w not in busy), None) or _Worker()
@@ -146,12 +146,14 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _check_installed() -> None:
+def check_installed() -> str:
+    """The converter and its version. Raises DeviceUnavailable where it is not installed."""
     if importlib.util.find_spec("litert_torch") is None:
         raise DeviceUnavailable(
             "litert-torch, which makes .tflite files of torch modules, is not installed: "
             "pip install 'metronome-nas[tflite]'"
         )
+    return f"litert-torch {_version('litert-torch')}"
 
 
 def _frozen(module: nn.Module) -> bytes:

@@ -202,12 +202,16 @@ def open_device(spec: DeviceSpec) -> OnnxCpu:
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        text = ""
+    return parse_cpuinfo(text) or platform.processor() or "unknown"
+
+
+def parse_cpuinfo(text: str) -> str:
+    """The name of the processor in /proc/cpuinfo; "" where it tells none (as on most ARM boards)."""
+    named = (line.partition(":") for line in text.splitlines())
+    return next((" ".join(v.split()) for k, _, v in named if k.strip() == "model name" and v.strip()), "")
 
 
 def _governor() -> str:

@@ -38,11 +38,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class Latents:
-    """The distinct ops of the evidence. Ops of one kind with the same features are one latent."""
+    """The distinct ops of the evidence. Ops of one kind with the same features are one latent.
+
+    `members` is every op of the evidence, those that differ only in what no feature tells included, and its latent.
+    """
 
     ops: tuple[Op, ...]
     index: dict[tuple[str, bytes], int]
     features_ND: Floats
+    members: dict[Op, int]
 
     @property
     def kinds(self) -> list[str]:
@@ -96,7 +100,7 @@ def latents_of(observations: Sequence[Observation]) -> tuple[Latents, Rows]:
     rel_var = np.array([(o.stderr_s / o.seconds) ** 2 for o in observations])
     network = np.array([len(o.ops) > 1 for o in observations])
     matrix = np.stack(rows_of) if rows_of else np.empty((0, len(FEATURES)))
-    return Latents(tuple(ops), index, matrix), Rows(counts, seconds, rel_var, network)
+    return Latents(tuple(ops), index, matrix, known), Rows(counts, seconds, rel_var, network)
 
 
 def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]:
@@ -223,8 +227,9 @@ def _frozen(
         mine = [i for i, k in enumerate(names) if k == kind]
         x = latents.features_ND[mine]
         discrete: dict[str, list[str]] = {}
-        for i in mine:
-            for name, value in discrete_values(latents.ops[i]).items():
+        members = {op: i for op, i in latents.members.items() if names[i] == kind}
+        for op in members:
+            for name, value in discrete_values(op).items():
                 discrete[name] = sorted({*discrete.get(name, []), value}, key=lambda t: (len(t), t))
         model, known = given.get(kind), {}
         if kind in group_of:
@@ -232,7 +237,7 @@ def _frozen(
             model = freeze(group, kind, priors[kind], alpha, of_group)
         elif model is None:
             f = np.exp(posterior.log_f)
-            known = {str(latents.ops[i]): (float(f[i]), float(f[i] * log_std[i])) for i in mine}
+            known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
         kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
     lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
     uncertainty = {

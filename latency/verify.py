@@ -69,12 +69,13 @@ def measure_networks(
     """
     from latency.measure import Progress, Workload, prepare, run_rounds
     from latency.modules import build_network
+    from latency.space import without_identities
 
     todo = [
         Workload(
             name,
             "network",
-            lambda ops=ops: build_network([o for o in ops if not o.is_free]),  # type: ignore[misc]
+            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
             ops[0].input_shape,
         )
         for name, ops in networks.items()

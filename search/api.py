@@ -7,8 +7,8 @@ import hashlib
 import math
 import platform
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 
 from devices.errors import did_you_mean
 from latency.console import Ui
-from latency.ops import Linear, Op
+from latency.ops import Linear
 from latency.space import SearchSpace
+from latency.wiring import scaled_sizes
 from search import strategies
 from search.budgets import Budget
 from search.candidates import open_device
@@ -43,6 +44,7 @@ class Options:
 
     `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
     timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
     seed: int = 0
@@ -50,6 +52,7 @@ class Options:
     floor: float = FLOOR
     device: str = "cpu"
     save_every_s: float = 60.0
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "dual"
     lambda2: float = LAMBDA2
     top_k: int = 5
@@ -157,7 +160,8 @@ def search_plan(
     """`search_data` under budgets already made and checked: `search.targets.make_plan`."""
     options = options or Options()
     recipe = recipe or for_data(len(data.train) + len(data.validation))
-    strategy: Strategy = Reference(space) if options.reference else strategies.load(options.strategy)
+    given = strategies.load(options.strategy, options.strategy_options)
+    strategy: Strategy = Reference(space) if options.reference else given
     loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
     if options.reference:
         require_milliseconds(plan)
@@ -201,6 +205,8 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
     digest = _digest(plan.costs)
     for op in (*space.fixed_ops, *(op for c in space.choices for op in c.candidates)):
         digest.update(str(op).encode())
+    if space.layout:  # a chain's order is that of its ops
+        digest.update("|".join(map(str, space.layout)).encode())
     others = [
         {"name": b.name, "unit": b.unit, "limit": b.limit, "costs_digest": _digest(b.costs).hexdigest()}
         for b in plan.budgets[1:]
@@ -224,7 +230,8 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "costs_digest": digest.hexdigest(),
         "target_s": plan.target_s,
         "seed": options.seed,
-        "strategy": options.strategy,
+        "strategy": strategies.canonical(options.strategy),
+        "strategy_options": strategies.chosen(strategies.load(options.strategy, options.strategy_options)),
         "floor": options.floor,
         "top_k": options.top_k,
         "data": data.summary(),
@@ -243,13 +250,11 @@ def _check_images(space: SearchSpace, data: Data) -> None:
     channels, height, width = data.image_shape
     if channels != space.input_shape[1]:
         raise DataError(f"images have {channels} channels, space '{space.name}' takes {space.input_shape[1]}")
-    chain: list[Op] = [*space.stem, *(c.candidates[0] for c in space.choices), *space.head]
-    last = chain[-1]
+    ops = space.architecture([0] * len(space.choices)).ops
+    last = ops[-1]
     if not isinstance(last, Linear):
         raise DataError(f"space '{space.name}' ends in {last}, not in a Linear: it cannot classify")
-    for op in chain[:-1]:
-        stride = getattr(op, "stride", 1)
-        height, width = (1, 1) if isinstance(op, Linear) else (-(-height // stride), -(-width // stride))
+    height, width = scaled_sizes(ops[:-1], height, width)
     if (last.height, last.width) == (1, 1) and (height, width) != (1, 1):
         raise DataError(
             f"images of {data.image_shape[1]}x{data.image_shape[2]} leave {height}x{width} before the last "

@@ -167,3 +167,13 @@ def make_loss(
         return DualLoss(limits, tuple(DualAscent(rate, damping, c == held) for c in range(len(limits))))
     assert kind in ("add", "mul-log"), kind
     return FixedLoss(kind, limits, lambda2)  # type: ignore[arg-type]
+
+
+def power_reward(accuracy: torch.Tensor, latency_s: torch.Tensor, target_s: float, power: float) -> torch.Tensor:
+    """acc (T / LAT)^power of each network (arXiv 1812.00332, section 3.3, after MnasNet)."""
+    return accuracy * (target_s / latency_s) ** power
+
+
+def absolute_reward(accuracy: torch.Tensor, latency_s: torch.Tensor, target_s: float, beta: float) -> torch.Tensor:
+    """acc + beta |LAT/T - 1| of each network, beta below 0 (TuNAS, arXiv 2008.06120, eq. 1)."""
+    return accuracy + beta * (latency_s / target_s - 1).abs()

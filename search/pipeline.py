@@ -124,6 +124,7 @@ class Pipeline:
             recipe=self.recipe,
             seed=self.seed,
             device=self.device,
+            floor=self.floor,
             plan=self.plan,
             loss=self.loss,
         )

@@ -24,7 +24,9 @@ from latency.console import ms
 from latency.ops import Zero
 from latency.space import SearchSpace
 from search import gates
+from search.alpha import descend
 from search.objective import expected_latency_s
+from search.paths import along_sampled
 from search.rng import generator
 from search.state import SearchState
 from search.supernet import only_alpha
@@ -68,6 +70,10 @@ class Reference:
     def __init__(self, space: SearchSpace) -> None:
         self.zeros = [[isinstance(op, Zero) for op in choice.candidates] for choice in space.choices]
 
+    def forward(self, state: SearchState, x: torch.Tensor) -> torch.Tensor:
+        """A path sampled from alpha."""
+        return along_sampled(state, x)
+
     def step(self, state: SearchState, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """One alpha step on (images (n, C, H, W), labels (n,))."""
         supernet, alpha_LK, loss_form = state.supernet, state.supernet.alpha_LK, state.loss
@@ -92,9 +98,7 @@ class Reference:
         task_L2 = torch.zeros_like(old_L2) if gates_L2.grad is None else gates_L2.grad.to(old_L2)
         grad_L2 = gates.softmax_vjp(probs_L2, factor * task_L2 + slope * cost_L2) * learns_L1
 
-        alpha_LK.grad = torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2)
-        state.alpha_optimizer.step()
-        alpha_LK.grad = None
+        descend(state, torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2))
         with torch.no_grad():
             new_L2 = alpha_LK.gather(1, pair_L2)
             alpha_LK.scatter_(1, pair_L2, torch.where(learns_L1, gates.keep_mass(old_L2, new_L2), new_L2))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
+from search import strategies
 from search.budget_options import add_budget_arguments, default_name, make_run_plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RunConfig:
     resume: bool
     overwrite: bool
     strategy: str
+    strategy_option: list[str]
     floor: float
     save_every_s: float
     threads: int | None
@@ -85,7 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     made.add_argument("--overwrite", action="store_true", help="replace the run of this name")
-    made.add_argument("--strategy", default="proxyless_g", help="how alpha learns: a file of search/strategies")
+    made.add_argument("--strategy", default="proxyless-g", help="how alpha learns: a file of search/strategies")
+    made.add_argument(
+        "--strategy-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of its options; may be repeated",
+    )
     made.add_argument("--loss", default="dual", help="how budgets enter the loss: dual (meets them), add or mul-log")
     made.add_argument("--lambda2", type=float, default=0.1, help="of --loss add: CE + lambda2 * E/T")
     made.add_argument("--reference", action="store_true", help="search by the paper's rules, which may miss the target")
@@ -133,6 +142,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
 def _check(config: RunConfig) -> None:
     if config.target_ms is not None and not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise UserError(f"--target-ms {config.target_ms}: a positive number of milliseconds is needed")
+    strategies.canonical(config.strategy)
+    strategies.parse_options(config.strategy_option)
     if config.threads is not None and config.threads < 1:
         raise UserError(f"--threads {config.threads}: at least 1")
     if config.name is not None and (not config.name or Path(config.name).name != config.name):
@@ -155,12 +166,14 @@ def _search(ui: Ui, config: RunConfig, space: SearchSpace, plan: Plan) -> dict[s
         config.floor,
         config.torch_device,
         config.save_every_s,
+        strategies.parse_options(config.strategy_option),
         loss=config.loss,
         lambda2=config.lambda2,
         top_k=config.top_k,
         verify_on=config.verify_on,
         reference=config.reference,
     )
+    strategies.load(options.strategy, options.strategy_options)  # before the data: a wrong option is told at once
     data = load_data(config.data, image_size=config.image_size, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(len(data.train) + len(data.validation), **config.recipe)
     run_dir = config.runs / (config.name or default_name(plan, space.name))

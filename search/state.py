@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from latency.space import SearchSpace
 from search.costs import Costs
+from search.derive import FLOOR
 from search.objective import LAMBDA2, DualLoss, LossForm, expected_costs, make_loss
 from search.outset import outset
 from search.recipe import Recipe
@@ -20,9 +21,11 @@ from search.targets import Plan, one_target
 
 @dataclass
 class SearchState:
-    """Mutable; `step` counts weight updates from the first of the warm-up.
+    """Mutable; `step` counts weight updates from the first of the warm-up, of which there are `warmup_steps`.
 
     `cost_CLK` and `fixed_C` are what candidates, and all networks, cost of each budget: float64, C budgets.
+    `memory` is what the strategy remembers: tensors, numbers, texts and lists or dicts of them. `floor` is the share of
+    the target that the derived network should at least use.
     """
 
     supernet: Supernet
@@ -34,6 +37,15 @@ class SearchState:
     cost_CLK: torch.Tensor
     fixed_C: torch.Tensor
     step: int = 0
+    warmup_steps: int = 0
+    search_steps: int = 1
+    floor: float = FLOOR
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """The share of the search, warm-up left out, that is behind: 0 to 1."""
+        return min(1.0, max(0.0, (self.step - self.warmup_steps) / self.search_steps))
 
     def expected_C(self) -> list[float]:
         """The expected cost of each budget under softmax(alpha); the first is E[latency] in seconds."""
@@ -62,6 +74,7 @@ class SearchState:
             "supernet": self.supernet.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "memory": self.memory,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -70,6 +83,7 @@ class SearchState:
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         self.loss = self.loss.with_values(state["lambda"])
+        self.memory = dict(state.get("memory", {}))  # checkpoints of before there was one have none
         self.step = int(state["step"])
 
 
@@ -82,6 +96,7 @@ def start(
     recipe: Recipe,
     seed: int,
     device: str = "cpu",
+    floor: float = FLOOR,
     plan: Plan | None = None,
     loss: LossForm | None = None,
 ) -> SearchState:
@@ -109,6 +124,9 @@ def start(
         seed,
         torch.stack([torch.from_numpy(budget.costs.cost_LK.copy()) for budget in plan.budgets]).to(device),
         torch.tensor([budget.costs.fixed_s for budget in plan.budgets], dtype=torch.float64, device=device),
+        warmup_steps=recipe.warmup_steps,
+        search_steps=recipe.search_steps,
+        floor=floor,
     )
 
 

@@ -161,7 +161,10 @@ def test_fit_without_arguments_fits_what_is_newer(profiled, tmp_path, capsys, mo
         (profile.main, ["--device", "pixle"], "unknown device 'pixle'"),
         (profile.main, ["--space", "proxiless"], "did you mean 'proxyless'?"),
         (profile.main, ["--networks", "-1"], "--networks -1 must be at least 0"),
-        (profile.main, ["--budget-min", "nan"], "--budget-min nan must be"),
+        (profile.main, ["--budget-min", "nan"], "--budget-min nan must be a number above 0"),
+        (profile.main, ["--budget-min", "0"], "--budget-min 0.0 must be"),
+        (profile.main, ["--budget-min", "inf"], "--budget-min inf must be"),
+        (profile.main, ["--target-ci", "-1"], "--target-ci -1.0 must be"),
         (profile.main, ["--out", "x.txt"], "a table is a .csv file"),
         (fit.main, ["nowhere.csv"], "nowhere.csv: No such file"),
         (fit.main, ["--show", "nowhere.pkl"], "nowhere.pkl: No such file"),
@@ -205,6 +208,16 @@ def test_show_tells_where_a_predictor_comes_from(capsys):
     assert "mobile_trim.yaml" in out
     assert "gaussian_process (chosen)" in out
     assert load_predictor(ROOT / "tables" / "pixel1.pkl").provenance["errors"]["op_mape"] <= 0.01
+
+
+def test_a_stop_before_anything_is_saved_says_so_too(replay_toml, space_py, tmp_path, monkeypatch, capsys):
+    def stopped(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("devices.find", stopped)
+    code, _, err = call(profile.main, "--device", replay_toml, "--out", tmp_path / "t.csv", capsys=capsys)
+    assert code == 130
+    assert err == "interrupted: what was finished is saved; run the same command again to go on\n"
 
 
 def test_a_space_too_small_for_so_many_networks(replay_toml, tmp_path, capsys):

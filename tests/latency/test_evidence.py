@@ -12,8 +12,8 @@ from latency.evidence import Level, Noise, Rows, fit_tails, leave_one_out, linea
 from latency.features import feature_matrix
 from latency.flops import macs
 from latency.joint import MAX_FLOATS, Observation, _thin, fit_joint, latents_of
-from latency.ops import Conv2d, Zero, mbconv
-from latency.predictor import LatencyPredictor
+from latency.ops import Conv2d, Pool, Zero, mbconv
+from latency.predictor import LatencyPredictor, UnsupportedOp
 from latency.priors import _evidence_gradient, fit_rates, freeze, kernel, make_group
 from tests.latency.conftest import small_space
 
@@ -182,6 +182,28 @@ def test_ops_with_equal_features_are_one_latent():
     latents, rows = latents_of([Observation((op, other, op), 1.0, 0.0)])
     assert len(latents.ops) == 1
     assert rows.counts.tolist() == [[3.0]]
+
+
+def test_values_that_no_feature_tells_are_answered_for_all_that_were_measured():
+    """Two activations of one convolution are one latent, but both were measured, so both are answered."""
+
+    def conv(channels, act):
+        return Conv2d(in_channels=channels, out_channels=8, height=8, width=8, kernel=3, act=act)
+
+    for sizes in (range(8, 15), (8,)):  # a fitted kind, and one of too few ops, answered by look-up
+        ops = [conv(c, act) for c in sizes for act in ("relu6", "none")]
+        nets = [Observation(tuple(ops[i:] + ops[:i]), 1e-3, 1e-5) for i in range(3)]
+        found = fit_joint([*(Observation((op,), 1e-4, 1e-6) for op in ops), *nets])
+        predictor = LatencyPredictor("x", found.kinds, found.constant_s, found.scale, None, found.uncertainty)
+        assert predictor.predict_s(ops).min() > 0
+        assert predictor.network_s(ops)[1] > 0
+        with pytest.raises(UnsupportedOp):
+            predictor.predict_s([conv(8, "hswish")])
+
+
+def test_pools_are_told_apart():
+    avg, most = (Pool(in_channels=8, out_channels=8, height=8, width=8, kernel=3, pool=p) for p in ("avg", "max"))
+    assert not np.array_equal(*feature_matrix([avg, most]))
 
 
 def test_rates_of_work_are_positive_and_found():
