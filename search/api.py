@@ -64,7 +64,7 @@ class Options:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if self.top_k < 1:
             raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
-        if self.reference and (self.strategy, self.loss) != (strategies.DEFAULT, "dual"):
+        if self.reference and (strategies.canonical(self.strategy), self.loss) != (strategies.DEFAULT, "dual"):
             raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
         if self.loss not in LOSSES:
             raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")

@@ -387,6 +387,8 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--data", "parquet:nowhere"], "no folder nowhere"),
         (["--space", "mine.py:yours"], "'yours' is not a SearchSpace; the file has: mine"),
         (["--space", "proxles"], "unknown space"),
+        (["--strategy-option", "gate=full"], "did you mean 'gates'"),
+        (["--strategy-option", "gates"], "NAME=VALUE is needed"),
         (["--strategy", "proxyles-g"], "did you mean 'proxyless-g'"),
         (["--predictor", "fake.pkl"], "a second predictor needs its limit, like fake.pkl:80ms"),
         (
