@@ -86,6 +86,11 @@ class LatencyPredictor:
         """Whether `predict_s` answers for `op`, inside or outside the measured range."""
         return op.is_free or self._problem(op) is None
 
+    def why_not(self, op: Op | None) -> str:
+        """Why `predict_s` does not answer for `op`; empty where it does."""
+        problem = None if op is None or op.is_free else self._problem(op)
+        return f"{type(op).__name__}: {self.path} {problem}" if problem else ""
+
     def covers(self, op: Op) -> bool:
         """Whether `op` lies inside what was measured: no extrapolation in any feature."""
         return op.is_free or (self._problem(op) is None and not self.outside(op))
