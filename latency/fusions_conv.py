@@ -83,8 +83,11 @@ def _residual(parts: Parts, i: int) -> int:
     other = next((t for t in after[1].inputs if t != part.output), None)
     if other is None or parts.graph.shape(other) != parts.graph.shape(part.output):
         return i
+    apart = [part, after[1]]
     place = _extended(parts, i, after, adds=True, inputs=(*part.inputs, other))
     last = parts.only_taker(parts.kept[place].output)
     if last is not None and last[1].op_type in _AFTER_ADD:
         place = _extended(parts, place, last, act=last[1].node)
+        apart.append(last[1])
+    parts.kept[place] = replace(parts.kept[place], apart=tuple(apart))
     return place

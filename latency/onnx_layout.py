@@ -24,7 +24,7 @@ from latency.kernels import (
     Resize,
 )
 from latency.onnx_file import Graph, Node
-from latency.onnx_ops import as_map
+from latency.onnx_ops import as_map, op_of
 from latency.op_base import Op
 from latency.parts import Part
 
@@ -42,59 +42,84 @@ class Placed:
     why: str = ""
 
 
-def reordered(graph: Graph, placed: list[Placed]) -> list[Placed]:
-    """`placed` with the reorders that the blocked layout needs, and with transposes that a reorder does by the way."""
-    layouts: dict[str, set[str]] = {t: {PLAIN} for t in graph.inputs}
-    takers: dict[str, list[Placed]] = {}
-    for p in placed:
-        for t in p.part.inputs:
-            takers.setdefault(t, []).append(p)
-    found: list[Placed] = []
+class _Layouts:
+    """Which layouts each tensor is to be had in, while parts are placed in running order."""
 
-    def need(tensor: str, layout: str) -> None:
-        have = layouts.setdefault(tensor, {PLAIN})
-        if layout not in have:
-            found.append(_reorder(graph, tensor, layout))
-            have.add(layout)
+    def __init__(self, graph: Graph, placed: list[Placed]) -> None:
+        self.graph = graph
+        self.native: dict[str, str] = {}  # the layout in which a tensor is made; PLAIN where it says nothing
+        self.copies: set[tuple[str, str]] = set()
+        self.found: list[Placed] = []
+        self.takers: dict[str, list[Placed]] = {}
+        for p in placed:
+            for t in p.part.inputs:
+                self.takers.setdefault(t, []).append(p)
 
-    for p in placed:
-        op, part = p.op, p.part
-        swap = _nhwc(part)
-        if swap == "out" and PLAIN not in layouts.get(part.inputs[0], {PLAIN}):
-            found.append(replace(p, op=Copy(**as_map(graph.shape(part.output)), copy="reorder_out")))
-            layouts[part.output] = {PLAIN}
-            continue
-        if (
+    def is_blocked(self, tensor: str) -> bool:
+        """Whether it is made in blocks: a copy in blocks, brought there for a convolution, does not count."""
+        return self.native.get(tensor) == BLOCKED
+
+    def need(self, tensor: str, layout: str) -> None:
+        """Bring `tensor` into `layout` where it is not to be had in it."""
+        if self.native.get(tensor, PLAIN) != layout and (tensor, layout) not in self.copies:
+            self.found.append(_reorder(self.graph, tensor, layout))
+            self.copies.add((tensor, layout))
+
+    def turn(self, p: Placed) -> bool:
+        """A transpose that a reorder does by the way."""
+        source, out, swap = p.part.inputs[:1], p.part.output, _nhwc(p.part)
+        if swap == "out" and self.is_blocked(source[0]) and (source[0], PLAIN) not in self.copies:
+            copy, made = "reorder_out", PLAIN
+        elif (
             swap == "in"
-            and part.output not in graph.outputs
-            and all(_wants_blocks(graph, t) for t in takers.get(part.output, [p]))
+            and out not in self.graph.outputs
+            and all(_wants_blocks(self.graph, t) for t in self.takers.get(out, [p]))
         ):
-            found.append(replace(p, op=Copy(**as_map(graph.shape(part.output)), copy="reorder_in")))
-            layouts[part.output] = {BLOCKED}
-            continue
+            copy, made = "reorder_in", BLOCKED
+        else:
+            return False
+        channels_first = self.graph.shape(source[0] if swap == "out" else out)
+        self.found.append(replace(p, op=Copy(**as_map(channels_first), copy=copy)))
+        self.native[out] = made
+        return True
+
+    def place(self, p: Placed) -> None:
+        """Put one part, after the reorders it needs."""
+        op, part, graph = p.op, p.part, self.graph
+        if self.turn(p):
+            return
+        if _blocked(graph, p) and part.apart and not self.is_blocked(part.inputs[-1]):
+            for piece in part.apart:  # the residual is not in blocks: the addition is a kernel of its own
+                self.place(Placed(piece, op_of(graph, piece)))
+            return
+        made = PLAIN
         if _blocked(graph, p):
-            need(part.inputs[0], BLOCKED if _wants_blocks(graph, p) else PLAIN)
-            for t in part.inputs[1:]:
-                need(t, BLOCKED)
+            self.need(part.inputs[0], BLOCKED if _wants_blocks(graph, p) else PLAIN)
             made = BLOCKED
-        elif isinstance(op, Pooling) and op.in_channels % LANES == 0:
-            need(part.inputs[0], BLOCKED)
+        elif isinstance(op, Pooling) and op.in_channels % LANES == 0 and len(graph.shape(part.output)) == 4:
+            self.need(part.inputs[0], BLOCKED)
             made = BLOCKED
-        elif _follows(graph, p) and all(BLOCKED in layouts.get(t, {PLAIN}) for t in part.inputs):
+        elif _follows(graph, p) and all(map(self.is_blocked, part.inputs)):
             made = BLOCKED
             if isinstance(op, BatchNorm):  # runs as a depthwise convolution of 1 x 1
                 fields = {k: getattr(op, k) for k in ("in_channels", "out_channels", "height", "width", "batch", "act")}
                 p = replace(p, op=Depthwise(**fields, kernel=1))
         else:
             for t in part.inputs:
-                need(t, PLAIN)
-            made = PLAIN
-        found += [p] if made == BLOCKED else _apart(p)
+                self.need(t, PLAIN)
+        self.found += [p] if made == BLOCKED else _apart(p)
         for t in part.outputs:
-            layouts[t] = {made}
+            self.native[t] = made
+
+
+def reordered(graph: Graph, placed: list[Placed]) -> list[Placed]:
+    """`placed` with the reorders that the blocked layout needs, and with transposes that a reorder does by the way."""
+    layouts = _Layouts(graph, placed)
+    for p in placed:
+        layouts.place(p)
     for t in graph.outputs:
-        need(t, PLAIN)
-    return found
+        layouts.need(t, PLAIN)
+    return layouts.found
 
 
 def _reorder(graph: Graph, tensor: str, layout: str) -> Placed:
@@ -109,14 +134,7 @@ def _apart(p: Placed) -> list[Placed]:
     op, act = p.op, getattr(p.op, "act", "none")
     if op is None or not (act == "hswish" or (isinstance(op, BatchNorm) and act != "none")):
         return [p]
-    _, channels, height, width = op.output_shape
-    shape: dict[str, Any] = {
-        "batch": op.batch,
-        "in_channels": channels,
-        "out_channels": channels,
-        "height": height,
-        "width": width,
-    }
+    shape = as_map(op.output_shape)
     found = [] if isinstance(op, Activation) else [replace(p, op=replace(op, act="none"))]  # type: ignore[call-arg]
     if act != "hswish":
         return [*found, _more(p, Activation(**shape, act=act))]

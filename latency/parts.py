@@ -59,6 +59,7 @@ class Part:
     members: tuple[str, ...]  # names of all nodes in it
     act: Node | None = None
     adds: bool = False
+    apart: tuple[Part, ...] = ()  # what it is where the residual cannot be taken along after all
     more: dict[str, Any] = field(default_factory=dict)
 
     @property

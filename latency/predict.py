@@ -97,7 +97,8 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
         why = "" if at else k.why or predictor.why_not(k.op)
         outside = tuple(predictor.outside(k.op)) if at and k.op is not None else ()
         text = str(k.op) if k.op is not None else k.op_type
-        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), *(at or (None, None)), why, outside))
+        own_s, own_std = at or (None, None)
+        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), own_s, own_std, why, outside))
     return NetworkPrediction(predictor.device, seconds, std, tuple(nodes))
 
 
@@ -212,7 +213,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if len(found.uncovered) == len(found.nodes):
         ui.say(
             f"nothing is covered: {args.predictor} was fitted on {', '.join(predictor.kinds)}; "
-            f"python -m latency.profile --device {predictor.device} --space kernels measures what any network is made of"
+            f"python -m latency.profile --device {predictor.device} --space kernels measures what networks are made of"
         )
     result = as_dict(found, args.top)
     if found.uncovered and not args.allow_partial:
