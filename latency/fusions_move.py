@@ -50,7 +50,7 @@ def _split_first(parts: Parts, i: int, before: tuple[int, Part]) -> bool:
 def _sinks(parts: Parts, i: int, sources: list[tuple[int, Part]]) -> bool:
     perms = [s.node.attrs.get("perm") for _, s in sources]
     part = parts.kept[i]
-    if perms[0] is None or perms[0] != perms[1] or sources[0][0] == sources[1][0]:
+    if perms[0] is None or perms[0] != perms[1] or sources[0][0] == sources[1][0] or not _pays(parts, part.output):
         return False
     graph, inner = parts.graph, f"{part.output}/before"
     inputs = tuple(s.inputs[0] for _, s in sources)
@@ -64,6 +64,19 @@ def _sinks(parts: Parts, i: int, sources: list[tuple[int, Part]]) -> bool:
     parts.index()
     drop_unused(parts, [s.output for _, s in sources])
     return True
+
+
+def _pays(parts: Parts, tensor: str) -> bool:
+    """Whether a transpose of `tensor` would meet another one, at once or past further additions."""
+    for i in parts.takers.get(tensor, []):
+        taker = parts.kept[i]
+        if taker.op_type == "Transpose":
+            return True
+        others = [t for t in taker.inputs if t != tensor]
+        turned = bool(others) and all(parts.made_by(t, "Transpose") for t in others)
+        if taker.op_type in ("Add", "Mul") and turned and _pays(parts, taker.output):
+            return True
+    return False
 
 
 def _joins(parts: Parts, i: int, before: tuple[int, Part]) -> bool:

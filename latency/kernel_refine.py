@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 5
 FOLDS = 5
+TREES = 30
 UNKNOWN = 0.5  # relative error of a kernel of a kind of which few are measured
 FAR = 0.3  # relative error added per standard deviation of distance to the measured kernels
 
@@ -59,7 +60,7 @@ def expected_errors(measured: Sequence[tuple[Op, float]], ops: Sequence[Op]) -> 
         x, log_s = feature_matrix([op for op, _ in known]), np.log([s for _, s in known])
         asked = np.flatnonzero(kinds == kind)
         x_asked = feature_matrix([ops[int(i)] for i in asked])
-        forest = RandomForestRegressor(60, random_state=0)
+        forest = RandomForestRegressor(TREES, random_state=0)
         left_out = cross_val_predict(forest, x, log_s, cv=KFold(FOLDS, shuffle=True, random_state=0))
         off = np.abs(left_out - log_s)
         spread = x[:, shape].std(axis=0)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from latency.kernel_modules import ACTIVATIONS, build_kernel
+from latency.kernels import KERNELS
 from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, network_text, squeeze_width
 
 # ProxylessNAS (arXiv 1812.00332), released code: momentum 0.1, eps 1e-3, he_fout.
@@ -68,9 +70,6 @@ class ChannelShuffle(nn.Module):
         return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish}
-
-
 def _conv_bn_act(
     c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: str = "none", dilation: int = 1
 ) -> list[nn.Module]:
@@ -79,7 +78,7 @@ def _conv_bn_act(
         nn.Conv2d(c_in, c_out, kernel, stride, pad, dilation=dilation, groups=groups, bias=False),
         nn.BatchNorm2d(c_out, eps=BN_EPS, momentum=BN_MOMENTUM),
     ]
-    return layers if act == "none" else [*layers, _ACTIVATIONS[act]()]
+    return layers if act == "none" else [*layers, ACTIVATIONS[act]()]
 
 
 def _mbconv(op: MBConv) -> nn.Module:
@@ -149,6 +148,8 @@ def build(op: Op) -> nn.Module:
             module = nn.Identity() if op.shortcut else ZeroOut(op.out_channels, op.stride)
         case Identity():
             module = nn.Identity()
+        case _ if isinstance(op, KERNELS):
+            module = build_kernel(op)
         case _:
             raise TypeError(f"no builder for {type(op).__name__}")
     module.apply(_init)

@@ -208,6 +208,8 @@ def _moved(model: Frozen | None, names: list[str]) -> Frozen | None:
     if model is None or names == list(FEATURES):
         return model
     moved = dict(model)
+    if model["kind"] == "blend":
+        return {**moved, "models": [_moved(m, names) for m in model["models"]]}
     wanted = [names[c] for c in model["columns"]]
     missing = [n for n in wanted if n not in FEATURES]
     if missing:
