@@ -100,8 +100,19 @@ def blend(models: Sequence[Frozen], std: float) -> Frozen:
     return {"kind": "blend", "models": list(models), "std": std}
 
 
-def fit_kind(x: Floats, seconds: Floats, log_var: Floats) -> tuple[Frozen, str, dict[str, float], Floats]:
-    """(model, its name, MAPE of each candidate, (n,) left-out predictions of the one chosen) for one kind of kernel."""
+@dataclass(frozen=True)
+class KindFit:
+    """The model of one kind of kernel, and how it fared on kernels left out."""
+
+    model: Frozen
+    chosen: str
+    errors: dict[str, float]  # MAPE of each candidate
+    left_out_s: Floats  # (n,) predictions by the one chosen
+    nested: Floats  # (n,) relative errors where each fold is predicted by the candidate that did best on the others
+
+
+def fit_kind(x: Floats, seconds: Floats, log_var: Floats) -> KindFit:
+    """Choose among the candidates by folds. Hyper-parameters of the Gaussian process are those of all kernels."""
     rng, log_s = np.random.default_rng(0), np.log(seconds)
     known = process(x, log_s, log_var, rng)
     parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
@@ -115,16 +126,19 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats) -> tuple[Frozen, str, 
         if trees:
             tried["boosted_trees"][part] = frozen.predict(boosted(x[rest], log_s[rest], log_var[rest]), x[part])[0]
             tried["blend"][part] = (tried["gaussian_process"][part] + tried["boosted_trees"][part]) / 2
-    errors = {name: mape(np.exp(p), seconds) for name, p in tried.items()}
+    off = {name: np.abs(np.exp(p) / seconds - 1) for name, p in tried.items()}
+    errors = {name: float(o.mean()) for name, o in off.items()}
+    nested = np.empty(len(x))
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(x)), part)
+        nested[part] = off[min(off, key=lambda c: float(off[c][rest].mean()))][part]
     chosen = min(errors, key=lambda c: errors[c])
     std = spread(np.clip(tried[chosen] - log_s, -1.0, 1.0))
     full = condition(known, x, log_s, log_var, np.arange(len(x)), rng)
-    if chosen == "gaussian_process":
-        return full, chosen, errors, np.exp(tried[chosen])
-    made = boosted(x, log_s, log_var)
-    if chosen == "boosted_trees":
-        return {**made, "std": std}, chosen, errors, np.exp(tried[chosen])
-    return blend([full, made], std), chosen, errors, np.exp(tried[chosen])
+    if chosen != "gaussian_process":
+        made = boosted(x, log_s, log_var)
+        full = {**made, "std": std} if chosen == "boosted_trees" else blend([full, made], std)
+    return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested)
 
 
 def fit_kernels(
@@ -143,6 +157,7 @@ def fit_kernels(
     chosen: dict[str, str] = {}
     cv: dict[str, dict[str, float]] = {}
     left_out: dict[str, LeftOut] = {}
+    nested: list[Floats] = []
     names = sorted({type(o.ops[0]).__name__ for o in ops})
     for i, name in enumerate(names):
         mine = [o for o in ops if type(o.ops[0]).__name__ == name]
@@ -152,7 +167,9 @@ def fit_kernels(
         known = {str(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
         chosen[name] = "lookup"
         if len(mine) >= MIN_OPS:
-            model, chosen[name], cv[name], predicted = fit_kind(x, seconds, rel**2 + CONTEXT**2)
+            fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2)
+            model, chosen[name], cv[name], predicted = fitted.model, fitted.chosen, fitted.errors, fitted.left_out_s
+            nested.append(fitted.nested)
             std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
             left_out[name] = LeftOut(tuple(o.ops[0] for o in mine), seconds, predicted, std)
             known = {}
@@ -173,12 +190,14 @@ def fit_kernels(
         constant, scale = fit_network_level(sums, measured, np.array([o.stderr_s for o in networks]))
     total = constant + scale * sums
     rel_std = spread(total / measured - 1) if len(networks) >= MIN_OPS else None
-    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std)
+    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std,
+                     float(np.mean(np.concatenate(nested))))  # fmt: skip
     predictor = LatencyPredictor(
         device, kinds, constant, scale, rel_std, {}, {**provenance, "errors": errors, "software": software()}
     )
-    std_s = measured * (rel_std or 0.0)
-    return predictor, Details(left_out, [o.ops for o in networks], measured, total, std_s)
+    shown = networks if rel_std is not None else []
+    n = len(shown)
+    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total[:n] * (rel_std or 0.0))
 
 
 def _errors(
@@ -190,6 +209,7 @@ def _errors(
     total: Floats,
     measured: Floats,
     rel_std: float | None,
+    nested: float,
 ) -> dict[str, Any]:
     joined = [
         np.concatenate([getattr(o, n) for o in left_out.values()]) for n in ("predicted_s", "measured_s", "std_s")
@@ -202,13 +222,13 @@ def _errors(
         "ops": len(ops),
         "op_mape": of_ops["mape"],
         "op": of_ops,
-        "op_nested_mape": None,
+        "op_nested_mape": nested,
         "extrapolation": {},
         "cv": cv,
         "model": chosen,
         "folds": FOLDS,
-        "networks_fit": 0,
-        "networks_test": len(networks),
+        "networks_fit": 0 if enough else len(networks),
+        "networks_test": len(networks) if enough else 0,
         "network_mape": mape(total, measured) if enough else None,
         "network_spearman": spearman(total, measured) if enough else None,
         "network": scores(total, measured, total * (rel_std or 0.0)) if enough else {},

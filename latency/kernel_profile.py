@@ -112,7 +112,7 @@ def profile_kernels(
         share = replace(policy, budget_s=policy.budget_s * size / networks)
         with ui.progress(f"drawing lot {i + 1} of {len(lots)}"):
             pool = drawn_networks(size if i == 0 else round(POOL * size), rng, runtime, known)
-            lot = pool if i == 0 else most_uncertain(pool, size, table.rows())
+            lot = pool if i == 0 else most_uncertain(pool, size, _rows_before(table, i))
         known -= {network_text(n.ops) for n in pool} - {network_text(n.ops) for n in lot}
         apart = hasattr(device, "prepare_profiled")
         timing = replace(share, budget_s=share.budget_s * (1 - KERNEL_SHARE)) if apart else share
@@ -138,6 +138,12 @@ class _Named:
     """What `profile` needs of a space where it is told what to measure."""
 
     name = NAME
+
+
+def _rows_before(table: LatencyTable, lot: int) -> list[Row]:
+    """The kernels of earlier lots: the same, whether this lot is begun or gone on with."""
+    sessions = [i for i, s in enumerate(table.provenance()["sessions"], 1) if s.get("kernel_lot", lot) < lot]
+    return [r for r in table.rows() if r.session in sessions]
 
 
 def _measured(table: LatencyTable, lot: int) -> bool:

@@ -227,3 +227,54 @@ def test_refinement_prefers_networks_of_kernels_that_are_known_badly(networks):
 
     assert len(chosen) == 3
     assert np.mean([share(n) for n in chosen]) > 1.3 * np.mean([share(n) for n in kept])
+
+
+def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch):
+    """Two lots of three networks on the real runtime: rows for networks and their kernels, nothing twice; then a fit."""
+    pytest.importorskip("onnxruntime")
+    from latency import fit, kernel_profile, kernel_space, profile
+    from latency.table import LatencyTable
+
+    monkeypatch.setattr(kernel_profile, "LOT", 3)
+    monkeypatch.setattr(kernel_profile, "POOL", 1.4)
+    small = tuple(f for f in ZOO if f.name in ("resnet18", "mobilenetv2"))
+    monkeypatch.setattr(kernel_space, "ZOO", small)
+    table = tmp_path / "cpu.csv"
+    args = ["--space", "kernels", "--networks", 6, "--budget-min", 0.04, "--out", table, "--target-ci", 0.2]
+    args = list(map(str, args))
+    assert profile.main([*args, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["networks"] == 6
+    kept = LatencyTable(table)
+    rows, sessions = kept.rows(), kept.provenance()["sessions"]
+    networks = [r for r in rows if r.kind == "network"]
+    alone = {r.ops[0]: r for r in rows if r.kind == "op"}
+    assert {op for r in networks for op in r.ops} == set(alone), "every kernel of every network has a row"
+    assert [s["kernel_lot"] for s in sessions] == [0, 1]
+    assert all(s["kernels"] == s["kernels_named"] > 0 for s in sessions)
+    assert all(s["time_named"] == pytest.approx(1.0, abs=1e-3) for s in sessions)
+    before = table.read_bytes()
+    assert profile.main(args) == 0
+    assert table.read_bytes() == before, "a second run adds nothing"
+    capsys.readouterr()
+    assert fit.main([str(table), "--json"]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert fitted["ops"] == len(alone)
+    assert fitted["network_mape"] > 0
+    shown = load_predictor(table.with_suffix(".pkl"))
+    assert {"DenseConv", "Pointwise", "Copy"} <= set(shown.kinds)
+    assert shown.provenance["fingerprint"]["runtime"].startswith("onnxruntime")
+    assert table.with_suffix(".html").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--networks", "0"], "--networks must be at least 1"),
+        (["--few", "3"], "--few and --prior go with a search space"),
+    ],
+)
+def test_profile_of_kernels_says_what_does_not_go(args, says, tmp_path, capsys):
+    from latency import profile
+
+    assert profile.main(["--space", "kernels", "--out", str(tmp_path / "t.csv"), *args]) == 2
+    assert says in capsys.readouterr().err
