@@ -47,9 +47,9 @@ def _activations(parts: Parts) -> None:
     """x sigmoid(x) and x / 2 (1 + erf(x / sqrt 2)), spelled out by exporters."""
     for i, part in parts.walk():
         if part.op_type == "Sigmoid":
-            after = parts.takers.get(part.output, [])
-            if len(after) == 1 and (mul := parts.kept[after[0]]).op_type == "Mul" and part.inputs[0] in mul.inputs:
-                parts.merge([i, after[0]], joined([(i, part), (after[0], mul)], "Silu", part.inputs), after[0])
+            after = parts.only_taker(part.output)
+            if after is not None and after[1].op_type == "Mul" and part.inputs[0] in after[1].inputs:
+                parts.merge([i, after[0]], joined([(i, part), after], "Silu", part.inputs), after[0])
         elif part.op_type == "Erf":
             _gelu(parts, i)
 

@@ -206,7 +206,7 @@ def _fold(model: Any, name: str) -> Graph:
         graph.node.extend(left)
         have = {t.name for t in graph.initializer}
         graph.initializer.extend(numpy_helper.from_array(values[k], k) for k in folded if k in values and k not in have)
-    live = [n for n in left if not all(i in constants for i in n.input) or not n.input]
+    live = [n for n in left if not all(o in constants for o in n.output)]
     nodes = tuple(
         Node(_name(n), n.op_type, tuple(n.input), tuple(n.output),
              {a.name: _attribute(a) for a in n.attribute}) for n in live

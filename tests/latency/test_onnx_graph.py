@@ -304,6 +304,13 @@ def test_shapes_computed_at_run_time_are_folded():
     assert counts(found) == {"Copy": 1}
 
 
+def test_a_large_constant_is_a_constant_wherever_it_stands():
+    weights = helper.make_tensor("c", TensorProto.FLOAT, [100, 100], np.zeros(10_000, np.float32))
+    nodes = [helper.make_node("Constant", [], ["c"], value=weights), helper.make_node("Transpose", ["c"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    found = kernels_of(model_of(nodes, [("x", [5, 100])]))
+    assert texts(found) == ["Gemm(in_channels=100,out_channels=100,height=5,width=1)"]
+
+
 def test_decomposed_layer_norm_is_one_kernel():
     """As exporters write it before opset 17."""
     nodes = [
