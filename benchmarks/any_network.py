@@ -1,9 +1,9 @@
 """`python -m benchmarks.any_network`: networks of 14 families, predicted from a table of kernels, against this CPU.
 
 Question: is the latency of a network that the fit has never seen, of whatever family, predicted within 10 % for 90 % of
-them and within 20 % for all? The predictor is fitted on the table of `latency.profile --space kernels` alone. Beside it,
-from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses it,
-with constant and scale fitted on its networks.
+them and within 20 % for all? The predictor is fitted on the table of `latency.profile --space kernels` alone. Beside
+it, from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses
+it, with constant and scale fitted on its networks.
 
 The networks (benchmarks/any_network_models.py) are timed together, in rounds, in the same run; `--measured FILE` takes
 the times of an earlier run instead, to look at another fit.
@@ -60,7 +60,7 @@ def networks(runtime: str) -> dict[str, tuple[KernelNode, ...]]:
     from benchmarks.any_network_models import FAMILIES
     from devices.onnx_cpu import export_onnx
     from latency.onnx_graph import kernels_of
-    from latency.parts import rules_for
+    from latency.onnx_parts import rules_for
 
     return {
         f"{name}_{width}_{size}": kernels_of(export_onnx(make(width), (1, 3, size, size)), rules_for(runtime))
@@ -74,9 +74,10 @@ def baselines(table: Path, kernels: Mapping[str, tuple[KernelNode, ...]]) -> dic
     import numpy as np
 
     from latency.estimators import CANDIDATES
+    from latency.fit_errors import fit_network_level
     from latency.fit_sources import observations
-    from latency.fitting import fit_network_level, fit_ops
     from latency.flops import macs
+    from latency.op_fit import fit_ops
     from latency.predictor import LatencyPredictor
     from latency.table import LatencyTable
 

@@ -1,4 +1,4 @@
-"""The networks of benchmarks/any_network.py: 14 families written down after their papers, each at three widths and sizes.
+"""The networks of benchmarks/any_network.py: 14 families written down after their papers, at three widths and sizes.
 
 They share no code with latency/kernel_blocks.py, from which the kernels of the fit are drawn.
 """
@@ -121,8 +121,8 @@ def mobilenet_v3(w: int) -> nn.Module:
     """MobileNetV3-small: h-swish and squeeze-excite (1905.02244); w = 16 is width 1."""
     layers: list[nn.Module] = [cbr(3, w, 3, 2, act=nn.Hardswish)]
     c = w
-    rows = ((3, 16, 16, 1, 0, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2), (5, 240, 40, 1, 1, 1),
-            (5, 120, 48, 1, 1, 1), (5, 288, 96, 1, 1, 2), (5, 576, 96, 1, 1, 1))  # fmt: skip
+    rows = ((3, 16, 16, 1, 0, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2),
+            (5, 240, 40, 1, 1, 1), (5, 120, 48, 1, 1, 1), (5, 288, 96, 1, 1, 2), (5, 576, 96, 1, 1, 1))  # fmt: skip
     for k, m, o, se, hs, s in rows:
         m, o, act = m * w // 16 // 8 * 8, o * w // 16 // 8 * 8, nn.Hardswish if hs else nn.ReLU
         gate = [Excite(m, max(8, m // 4 // 8 * 8), nn.ReLU, nn.Hardsigmoid)] if se else []

@@ -21,7 +21,6 @@ NAMED = (
     *NORMS[1:],
     *REDUCTIONS[1:],
     *RESIZES[1:],
-    "max_pool",
 )
 LANES = 16  # floats of the widest vector registers; channels are computed in multiples of it
 
@@ -40,6 +39,7 @@ SHAPE = (
     "log_groups",
     "log_dilation",
     "log_batch",
+    "max_pool",
     # Of kernels (latency/kernels.py) only, 0 for blocks:
     "log_kernel_aspect",
     "log_resized",
@@ -56,8 +56,8 @@ FEATURES = SHAPE + WORK
 
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
 DISCRETE = (
-    "kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "dtype", "fn", "broadcast", "copy",
-    "norm", "reduction", "resize",
+    "kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype", "fn", "broadcast",
+    "copy", "norm", "reduction", "resize",
 )  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def features(op: Op) -> Floats:
         get("se", 0),
         float(getattr(op, "act", "") == "hswish"),
         *log[7:],
+        float(getattr(op, "pool", "") == "max"),
         *_of_kernel(op),
     ]
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
@@ -124,7 +125,7 @@ def _of_kernel(op: Op) -> list[float]:
 
 def _names(op: Op) -> list[str]:
     found = [str(getattr(op, f)) for f in ("act", "fn", "copy", "norm", "reduction", "resize") if hasattr(op, f)]
-    return [*found, f"{getattr(op, 'broadcast', '')}_operand", f"{getattr(op, 'pool', '')}_pool"]
+    return [*found, f"{getattr(op, 'broadcast', '')}_operand"]
 
 
 def _waste(channels: int) -> float:

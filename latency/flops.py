@@ -20,7 +20,23 @@ from latency.kernels import (
 )
 from latency.kernels import Depthwise as DepthwiseKernel
 from latency.kernels import Pointwise as PointwiseKernel
-from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, squeeze_width
+from latency.ops import (
+    Add,
+    Concat,
+    Conv2d,
+    Fork,
+    Identity,
+    Linear,
+    MBConv,
+    Next,
+    Op,
+    Pad,
+    Pool,
+    SepConv,
+    Slice,
+    Zero,
+    squeeze_width,
+)
 
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
@@ -32,7 +48,7 @@ class Kernel:
     Sizes are of one image; `weights` counts parameters, batch norm folded in as a bias.
     """
 
-    kind: str  # "dense", "pointwise", "depthwise", "linear", "pool", "move"
+    kind: str  # "dense", "pointwise", "depthwise", "linear", "pool", "glue"
     macs: int
     elements_in: int
     elements_out: int
@@ -81,26 +97,30 @@ def _kernel(op: Op) -> Kernel:
             return Kernel("dense", elements * c_out, elements + c_in * c_out, op.height * op.width * c_out, 0)
         case Elementwise():
             second = {"none": elements, "inner": c_in, "outer": c_in, "scalar": 1}[op.broadcast]
-            return Kernel("move", 0, elements + second, out, 0)
+            return Kernel("glue", 0, elements + second, out, 0)
         case BatchNorm():
-            return Kernel("move", 0, elements, out, 2 * c_in)
+            return Kernel("glue", 0, elements, out, 2 * c_in)
         case Norm():
             more = elements if op.norm == "skip_layer" else 0
-            return Kernel("move", 0, elements + more, out + more, 2 * c_in)
+            return Kernel("glue", 0, elements + more, out + more, 2 * c_in)
         case Reduce():
-            return Kernel("move", 0, elements, op.height * op.width, 0)
+            return Kernel("glue", 0, elements, op.height * op.width, 0)
         case View():
-            return Kernel("move", 0, 0, 0, 0)
+            return Kernel("glue", 0, 0, 0, 0)
         case _:
-            return Kernel("move", 0, elements, out, 0)
+            return Kernel("glue", 0, elements, out, 0)
 
 
 def kernels(op: Op) -> tuple[Kernel, ...]:
     """The kernels that `op` runs, for one image. Raises TypeError for a class that is not in the vocabulary."""
     c_in, c_out, h, w = op.in_channels, op.out_channels, op.height, op.width
     match op:
-        case Zero() | Identity():
+        case Zero() | Identity() | Fork() | Next():
             return ()
+        case Add() | Concat():  # moves maps; its additions are left out of MACs, as in the literature
+            return (Kernel("glue", 0, op.branches * c_in * h * w, c_out * h * w, 0),)
+        case Slice() | Pad():
+            return (Kernel("glue", 0, min(c_in, c_out) * h * w, c_out * h * w, 0),)
         case Conv2d():
             kind = "depthwise" if op.groups == c_in == c_out else "pointwise" if op.kernel == 1 else "dense"
             return (_conv(kind, c_in, c_out, h, w, op.kernel, op.stride, op.groups),)

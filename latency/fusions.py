@@ -1,6 +1,6 @@
 """What runtimes fuse before they run: patterns of ONNX nodes that become one kernel.
 
-Each pass takes parts and gives parts (latency/parts.py); `fuse` runs them in the order in which runtimes do.
+Each pass takes parts and gives parts (latency/onnx_parts.py); `fuse` runs them in the order in which runtimes do.
 Convolutions and what goes with them: latency/fusions_conv.py; transposes: latency/fusions_move.py.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from latency.fusions_conv import convolutions
 from latency.fusions_move import splits, transposes
 from latency.onnx_file import Graph
-from latency.parts import ALIASES, Part, Parts, Rules, chain, joined
+from latency.onnx_parts import ALIASES, Part, Parts, Rules, chain, joined
 
 
 def fuse(graph: Graph, rules: Rules) -> list[Part]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from latency.parts import CONVS, Part, Parts, Rules, size
+from latency.onnx_parts import CONVS, Part, Parts, Rules, size
 
 
 def convolutions(parts: Parts, rules: Rules) -> None:

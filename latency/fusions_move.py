@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latency.parts import Part, Parts, drop_unused, joined, renamed, size
+from latency.onnx_parts import Part, Parts, drop_unused, joined, renamed, size
 
 
 def transposes(parts: Parts) -> None:

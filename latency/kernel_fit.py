@@ -19,10 +19,12 @@ from latency.accuracy import scores
 from latency.console import Report, quiet
 from latency.estimators import freeze_trees, spread, varying
 from latency.features import FEATURES, discrete_values, feature_matrix
-from latency.fitting import Details, FitError, LeftOut, fit_network_level, software
+from latency.fit_errors import fit_network_level
+from latency.fitting import Details, software
 from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
+from latency.op_fit import FitError, LeftOut
 from latency.predictor import LatencyPredictor
 from latency.stats import Floats, mape, spearman
 from latency.uncertainty import KindModel

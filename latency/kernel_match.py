@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latency.features import LANES
-from latency.kernels import Activation, Concat, Copy, DenseConv, Depthwise, Elementwise, Gemm, Norm
+from latency.kernels import Activation, Copy, DenseConv, Depthwise, Elementwise, Gemm, Join, Norm
 from latency.onnx_graph import KernelNode
 from latency.op_base import Op
 
@@ -26,7 +26,7 @@ _NAMES = {
     "InstanceNormalization": "norm", "BatchNormalization": "batchnorm", "Upsample": "resize", "Split": "slice",
     "DepthToSpace": "shuffle", "SpaceToDepth": "shuffle", "ReduceMean": "reduce", "ReduceSum": "reduce",
     "ConvTranspose": "transposedconv", "HardSigmoid": "hsigmoid", "LeakyRelu": "leaky", "Clip": "relu6",
-    "Tile": "expand",
+    "Tile": "expand", "Concat": "join",
 }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _fits(op: Op, run: KernelRun) -> bool:
             return _product(run.outputs[0]) == op.batch * op.in_channels * op.height * op.width
     if run.op_type == "Split":
         return _product(run.inputs[0]) == op.batch * op.in_channels * op.height * op.width
-    if isinstance(op, Concat) or (isinstance(op, Copy) and op.copy in ("gather", "slice", "pad", "expand")):
+    if isinstance(op, Join) or (isinstance(op, Copy) and op.copy in ("gather", "slice", "pad", "expand")):
         return True
     return bool(run.inputs) and any(_elements(i) & _sizes(op, op.input_shape) for i in run.inputs)
 

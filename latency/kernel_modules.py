@@ -91,7 +91,7 @@ def build_kernel(op: Op) -> nn.Module:
 
 def _moving(op: Op) -> nn.Module:
     match op:
-        case k.Concat():
+        case k.Join():
             sizes = [op.in_channels // op.parts] * (op.parts - 1)
             sizes.append(op.in_channels - sum(sizes))
             cut = [s for s in sizes if s]

@@ -23,9 +23,9 @@ import numpy as np
 from latency.console import Ui
 from latency.kernel_space import Draw, draw
 from latency.measure import Policy, Progress, Workload, prepare, run_rounds
+from latency.onnx_parts import rules_for
 from latency.op_base import Op
 from latency.ops import network_text
-from latency.parts import rules_for
 from latency.stats import Floats
 
 if TYPE_CHECKING:

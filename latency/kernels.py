@@ -202,7 +202,7 @@ class BatchNorm(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Concat(Op):
+class Join(Op):
     """`parts` tensors copied into one of `out_channels` channels."""
 
     parts: int = 2
@@ -279,7 +279,7 @@ class Reduce(Op):
 
 KERNELS: tuple[type[Op], ...] = (
     DenseConv, Pointwise, Depthwise, GroupedConv, TransposedConv, Pooling, GlobalPool, Gemm, MatMul, Activation,
-    Elementwise, BatchNorm, Concat, Copy, View, Resize, Softmax, Norm, Reduce,
+    Elementwise, BatchNorm, Join, Copy, View, Resize, Softmax, Norm, Reduce,
 )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from latency.kernels import View
 from latency.onnx_file import Graph, Node, OnnxError, read_onnx
 from latency.onnx_layout import Placed, reordered
 from latency.onnx_ops import NotCovered, op_of
+from latency.onnx_parts import Part, Rules, rules_for
 from latency.op_base import Op
-from latency.parts import Part, Rules, rules_for
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ from latency.features import LANES, blocked
 from latency.kernels import (
     Activation,
     BatchNorm,
-    Concat,
     Copy,
     DenseConv,
     Depthwise,
     Elementwise,
     GlobalPool,
+    Join,
     Pooling,
     Resize,
 )
 from latency.onnx_file import Graph, Node
 from latency.onnx_ops import as_map, op_of
+from latency.onnx_parts import Part
 from latency.op_base import Op
-from latency.parts import Part
 
 PLAIN, BLOCKED = "plain", "blocked"
 #: Activations by themselves that compute in whatever layout they are given.
@@ -167,7 +167,7 @@ def _follows(graph: Graph, p: Placed) -> bool:
         case Elementwise():
             same = all(graph.shape(t) == shape for t in p.part.inputs)
             return op.fn in ("add", "mul") and len(p.part.inputs) == 2 and same
-        case Concat():
+        case Join():
             return p.part.node.attrs.get("axis") in (1, -3) and all(
                 graph.shape(t)[1] % LANES == 0 for t in p.part.inputs
             )

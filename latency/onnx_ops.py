@@ -7,11 +7,11 @@ from typing import Any
 from latency.kernels import (
     Activation,
     BatchNorm,
-    Concat,
     Copy,
     Elementwise,
     Gemm,
     GlobalPool,
+    Join,
     MatMul,
     Norm,
     Pooling,
@@ -24,8 +24,8 @@ from latency.kernels import (
     windowed,
 )
 from latency.onnx_file import Graph, Node
+from latency.onnx_parts import VIEWS, Part, size
 from latency.op_base import Op, OpError
-from latency.parts import VIEWS, Part, size
 
 ACTIVATION_OPS = {
     "Relu": "relu", "Clip": "clip", "HardSwish": "hswish", "Silu": "silu", "Swish": "silu", "Gelu": "gelu",
@@ -92,7 +92,7 @@ def _op_of(graph: Graph, part: Part) -> Op:
     if kind == "BatchNormalization":
         return BatchNorm(**as_map(out), act=act_name(graph, part.act))
     if kind == "Concat":
-        return Concat(**as_map(out), parts=max(2, len(node.inputs)))
+        return Join(**as_map(out), parts=max(2, len(node.inputs)))
     if kind in ("Resize", "Upsample"):
         return _resize(graph, node)
     if kind in ("Softmax", "LogSoftmax"):

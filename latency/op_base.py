@@ -41,6 +41,8 @@ class Op:
 
     #: True where the op starts no kernel: its latency is zero by definition, not by ignorance.
     is_free: ClassVar[bool] = False
+    #: True where the op opens, parts or closes branches instead of turning one map into another: see latency.wiring.
+    is_wiring: ClassVar[bool] = False
     #: True where the padding is whatever gives the output's size, not kernel // 2: even kernels are fine then.
     pads_freely: ClassVar[bool] = False
     #: True where as many channels go out as come in.
@@ -93,7 +95,7 @@ class Op:
         return f"{type(self).__name__}({','.join(f'{k}={v}' for k, v in _text_fields(self))})"
 
 
-_MAY_BE_ZERO = ("shortcut", "se", "add", "kernel_width", "stride_width", "out_height", "out_width")
+_MAY_BE_ZERO = ("shortcut", "se", "start", "add", "kernel_width", "stride_width", "out_height", "out_width")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "act": ACTIVATIONS,
     "dtype": DTYPES,

@@ -19,8 +19,9 @@ from latency.kernels import KERNELS
 from latency.op_base import ACTIVATIONS, DTYPES, POOLS, Op, OpError
 
 __all__ = [
-    "ACTIVATIONS", "DTYPES", "KINDS", "POOLS", "Conv2d", "Identity", "Linear", "MBConv", "Op", "OpError", "Pool",
-    "SepConv", "Zero", "mbconv", "network_text", "parse_network", "parse_op", "squeeze_width",
+    "ACTIVATIONS", "DTYPES", "KINDS", "POOLS", "Add", "Concat", "Conv2d", "Fork", "Identity", "Linear", "MBConv",
+    "Next", "Op", "OpError", "Pad", "Pool", "SepConv", "Slice", "Zero", "mbconv", "network_text", "parse_network",
+    "parse_op", "squeeze_width",
 ]  # fmt: skip
 
 
@@ -96,8 +97,80 @@ class Identity(Op):
     is_free: ClassVar[bool] = True
 
 
-BLOCKS: tuple[type[Op], ...] = (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity)
-KINDS: dict[str, type[Op]] = {c.__name__: c for c in (*BLOCKS, *KERNELS)}
+@dataclass(frozen=True, kw_only=True)
+class Slice(Op):
+    """The channels `start` to `start + out_channels` of its input: a branch's share where channels are split."""
+
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start + self.out_channels > self.in_channels:
+            raise OpError(f"Slice: channels {self.start} + {self.out_channels} of {self.in_channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Op):
+    """Appends channels of zeros: PyramidNet's shortcut where a block is wider than its input."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out_channels <= self.in_channels:
+            raise OpError(f"Pad: out_channels={self.out_channels} is not above in_channels={self.in_channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wire(Op):
+    """A sign in a chain of ops. It has no shape of its own, so its sizes stay at 1 and its text is short."""
+
+    in_channels: int = 1
+    out_channels: int = 1
+    height: int = 1
+    width: int = 1
+    is_free: ClassVar[bool] = True
+    is_wiring: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if any(getattr(self, field.name) != field.default for field in dataclasses.fields(self)):
+            raise OpError(f"{type(self).__name__} takes no fields: it passes on what it is given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork(_Wire):
+    """Opens parallel branches, each of which takes the map that came in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Next(_Wire):
+    """Ends a branch and begins the next one of the same Fork."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Op):
+    """Closes `branches` branches: the sum of their maps, each of `in_channels`."""
+
+    branches: int = 2
+    is_wiring: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Op):
+    """Closes `branches` branches: their maps, each of `in_channels`, behind each other."""
+
+    branches: int = 2
+    is_wiring: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels * self.branches != self.out_channels:
+            raise OpError(f"Concat: {self.branches} x {self.in_channels} channels are not {self.out_channels}")
+
+
+BLOCKS: tuple[type[Op], ...] = (
+    Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity, Slice, Pad, Fork, Next, Add, Concat,
+)  # fmt: skip
+KINDS: dict[str, type[Op]] = {kind.__name__: kind for kind in (*BLOCKS, *KERNELS)}
 _TEXT = re.compile(r"(\w+)\(([^()]*)\)")
 
 
@@ -133,7 +206,7 @@ NETWORK_SEPARATOR = " > "
 
 
 def network_text(ops: tuple[Op, ...]) -> str:
-    """The text form of a chain of ops: the key of a whole network in a table."""
+    """The text form of a chain of ops, wiring included: the key of a whole network in a table."""
     return NETWORK_SEPARATOR.join(map(str, ops))
 
 

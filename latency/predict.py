@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latency.onnx_graph import KernelNode
-    from latency.parts import Rules
+    from latency.onnx_parts import Rules
     from latency.predictor import LatencyPredictor
 
 NOT_COVERED = 3  # exit code where a part of the network is missing from the sum
@@ -76,7 +76,7 @@ def _share(every: Sequence[int], covered: Sequence[int]) -> float:
 
 def rules_of(predictor: LatencyPredictor) -> Rules:
     """What the runtime of the predictor's device fuses."""
-    from latency.parts import rules_for
+    from latency.onnx_parts import rules_for
 
     return rules_for(str(predictor.provenance.get("fingerprint", {}).get("runtime", "")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from devices.errors import UserError
 from latency.files import read_json, write_atomically, write_json
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
+BEFORE = "checkpoint_before.pt"
 ARCHITECTURE, NETWORK, REPORT = "architecture.json", "network.onnx", "report.html"
+TFLITE, WEIGHTS, RESULT = "network.tflite", "model.safetensors", "result.json"
 RANDOM_ARCHITECTURE, VERIFY = "random_architecture.json", "verify.json"
-OURS = (CONFIG, METRICS, CHECKPOINT, ARCHITECTURE, RANDOM_ARCHITECTURE, NETWORK, REPORT, VERIFY)
+NETWORKS = (NETWORK, TFLITE, WEIGHTS)
+OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, *NETWORKS, REPORT, VERIFY, RESULT)
+#: What a resumed run may change: the advice after a loss that is no number is to go on with a lower rate.
+RATES = ("recipe.warmup_lr", "recipe.search_lr", "recipe.train_lr", "recipe.alpha_lr")
 
 
 class RunError(UserError):
@@ -33,9 +39,10 @@ class RunDir:
         return self.path / CHECKPOINT
 
     def begin(self, config: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> list[str]:
-        """Make the folder ready. Returns differences of machine worth a warning. Raises RunError where it may not.
+        """Make the folder ready. Returns differences worth a warning. Raises RunError where it may not.
 
-        A folder in use is refused without `resume` or `overwrite`; with `resume` the config must be the same.
+        A folder in use is refused without `resume` or `overwrite`; with `resume` the config must be the same but for
+        the machine and the learning rates, whose change is written down.
         """
         if resume and overwrite:
             raise RunError("--resume and --overwrite exclude each other")
@@ -65,18 +72,33 @@ class RunDir:
             raise RunError(f"nothing to resume: {self.path} has no {CONFIG}; leave --resume out to start")
         old = read_json(self.path / CONFIG, "the config of a run")
         changed = differences(old, config)
-        if changed:
+        rates = [difference for difference in changed if difference.startswith(RATES)]
+        if len(changed) > len(rates):
+            others = [difference for difference in changed if difference not in rates]
             raise RunError(
-                f"{self.path} was started with another config: {'; '.join(changed[:3])}; "
+                f"{self.path} was started with another config: {'; '.join(others[:3])}; "
                 "give the same options, or choose another --name"
             )
-        return differences({"machine": old.get("machine")}, {"machine": config.get("machine")}, compare_machine=True)
+        if rates:
+            before = old.pop("before", [])
+            write_json(self.path / CONFIG, {**config, "before": [*before, old]})
+        machines = {"machine": old.get("machine")}, {"machine": config.get("machine")}
+        return rates + differences(*machines, compare_machine=True)
 
-    def truncate_metrics(self, n_bytes: int) -> None:
-        """Forget rows written after the checkpoint, a torn last line included."""
+    def truncate_metrics(self, n_bytes: int) -> bool:
+        """Forget rows written after the checkpoint, a torn last line included. False where rows before it lack."""
         path = self.path / METRICS
         content = path.read_bytes()[:n_bytes] if path.exists() else b""
         write_atomically(path, content)
+        return len(content) == n_bytes
+
+    def sync_metrics(self) -> None:
+        """Have the rows on disk: a checkpoint must not outlive them in a power failure."""
+        try:
+            with (self.path / METRICS).open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
 
     def append(self, row: dict[str, Any]) -> int:
         """Add one row to metrics.jsonl and flush it. Returns the file's size. Numbers that JSON lacks become null."""
@@ -115,7 +137,8 @@ class RunDir:
 def differences(old: dict[str, Any], new: dict[str, Any], *, compare_machine: bool = False) -> list[str]:
     """Fields in which two configs differ, as `recipe.batch_size: 32 there, 64 here`."""
     flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
-    names = [name for name in flat_old | flat_new if compare_machine or not name.startswith("machine")]
+    skipped = ("before",) if compare_machine else ("before", "machine")
+    names = [name for name in flat_old | flat_new if not name.startswith(skipped)]
     return [
         f"{name}: {flat_old.get(name, 'absent')} there, {flat_new.get(name, 'absent')} here"
         for name in names

@@ -59,7 +59,7 @@ def others(draw_):
         lambda: k.Activation(**same, act=pick(ACTIVATIONS[1:])),
         lambda: k.Elementwise(**same, fn=pick(FUNCTIONS), broadcast=pick(BROADCASTS)),
         lambda: k.BatchNorm(**same, act=pick(CARRIED)),
-        lambda: k.Concat(**same, parts=pick([2, 3, 4])),
+        lambda: k.Join(**same, parts=pick([2, 3, 4])),
         lambda: k.Copy(**same, copy=pick(COPIES)),
         lambda: k.View(),
         lambda: k.Resize(**same, out_height=16, out_width=10, resize=pick(RESIZES)),
@@ -116,7 +116,7 @@ def test_every_kind_is_drawn_by_these_tests():
 
 def _examples():
     shape = {"in_channels": 8, "out_channels": 8, "height": 4, "width": 4}
-    made = [kind(**shape) for kind in (k.Gemm, k.MatMul, k.Elementwise, k.BatchNorm, k.Concat, k.Softmax, k.Norm, k.GlobalPool, k.Reduce)]  # fmt: skip
+    made = [kind(**shape) for kind in (k.Gemm, k.MatMul, k.Elementwise, k.BatchNorm, k.Join, k.Softmax, k.Norm, k.GlobalPool, k.Reduce)]  # fmt: skip
     made += [k.View(), k.Activation(**shape, act="relu"), k.Copy(**shape, copy="pad"), k.Resize(**shape, out_height=8, out_width=8)]  # fmt: skip
     made += [kind(**shape, kernel=3) for kind in (k.DenseConv, k.Depthwise, k.TransposedConv, k.Pooling)]
     return [*made, k.Pointwise(**shape), k.GroupedConv(**shape, kernel=3, groups=2)]

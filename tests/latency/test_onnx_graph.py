@@ -19,7 +19,7 @@ from latency.kernel_space import ZOO, draw
 from latency.kernels import Copy, Gemm, View
 from latency.onnx_file import OnnxError, read_onnx
 from latency.onnx_graph import kernels_of
-from latency.parts import RULES
+from latency.onnx_parts import RULES
 
 
 def conv(i, o, kernel=3, stride=1, groups=1, act=nn.ReLU):
