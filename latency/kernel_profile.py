@@ -11,6 +11,7 @@ Where a runtime tells no kernels apart, lone kernels are timed instead, and the 
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 import time
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devices.errors import UserError
 from latency.console import Ui
 from latency.kernel_space import Draw, draw
 from latency.measure import Policy, Progress, Workload, prepare, run_rounds
@@ -132,6 +134,22 @@ def profile_kernels(
         noisy=sum("noisy" in r.flags for r in rows),
         failed=sum(r.failed for r in results),
     )
+
+
+def profile_command(ui: Ui, args: argparse.Namespace, table: LatencyTable, policy: Policy) -> ProfileResult:
+    """`profile_kernels` as the command line asks for it. Raises UserError for what does not go."""
+    from latency.targets import target
+
+    if args.networks < 1:
+        raise UserError("--networks must be at least 1: kernels are timed inside networks")
+    with target(args, ui) as device:
+        if args.overwrite:
+            table.remove()
+        ui.say(
+            f"profiling the kernels of {args.networks} random networks on {args.device}, "
+            f"at most {args.budget_min:g} min of timing, into {table.path}"
+        )
+        return profile_kernels(device, table, policy, networks=args.networks, seed=args.seed, ui=ui)
 
 
 class _Named:

@@ -283,7 +283,9 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if space is None:
         if args.few is not None or args.prior:
             raise UserError("--few and --prior go with a search space; kernels are drawn, see --networks")
-        return _kernels(ui, args, table, policy)
+        from latency.kernel_profile import profile_command
+
+        return _told(ui, args, table, profile_command(ui, args, table, policy))
     if args.few is not None:
         from latency.predictor import load_predictor
 
@@ -303,23 +305,6 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
             f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
         )
         result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui, only=only)
-    return _told(ui, args, table, result)
-
-
-def _kernels(ui: Ui, args: argparse.Namespace, table: LatencyTable, policy: Policy) -> dict[str, Any]:
-    """The kernels that any network is made of: latency/kernel_profile.py."""
-    from latency.kernel_profile import profile_kernels
-
-    if args.networks < 1:
-        raise UserError("--networks must be at least 1: kernels are timed inside networks")
-    with target(args, ui) as device:
-        if args.overwrite:
-            table.remove()
-        ui.say(
-            f"profiling the kernels of {args.networks} random networks on {args.device}, "
-            f"at most {args.budget_min:g} min of timing, into {table.path}"
-        )
-        result = profile_kernels(device, table, policy, networks=args.networks, seed=args.seed, ui=ui)
     return _told(ui, args, table, result)
 
 
