@@ -25,6 +25,7 @@ from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
 from latency.op_fit import FitError, LeftOut
+from latency.ops import Op
 from latency.predictor import LatencyPredictor
 from latency.stats import Floats, mape, spearman
 from latency.uncertainty import KindModel
@@ -113,11 +114,24 @@ class KindFit:
     nested: Floats  # (n,) relative errors where each fold is predicted by the candidate that did best on the others
 
 
-def fit_kind(x: Floats, seconds: Floats, log_var: Floats) -> KindFit:
+def network_folds(ops: Sequence[Op], networks: Sequence[Observation], rng: np.random.Generator) -> tuple[Any, Any]:
+    """(n,) fold of each op and (m,) fold of each network. A kernel is left out with the first network it is in, so
+    that a network left out is predicted by models that saw at most the kernels it shares with others."""
+    of_network = rng.permutation(len(networks)) % FOLDS
+    first: dict[Op, int] = {}
+    for fold, o in zip(of_network, networks, strict=True):
+        for op in o.ops:
+            first.setdefault(op, int(fold))
+    return np.array([first.get(op, int(rng.integers(FOLDS))) for op in ops]), of_network
+
+
+def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     """Choose among the candidates by folds. Hyper-parameters of the Gaussian process are those of all kernels."""
     rng, log_s = np.random.default_rng(0), np.log(seconds)
     known = process(x, log_s, log_var, rng)
-    parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
+    parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
+    if len(x) - max(map(len, parts)) < len(x) / 3:  # a kind of few networks: by kernels then
+        parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
     tried: dict[str, Floats] = {"gaussian_process": np.empty(len(x))}
     trees = len(x) >= MIN_TREES
     if trees:
@@ -148,28 +162,31 @@ def fit_kernels(
 ) -> tuple[LatencyPredictor, Details]:
     """A predictor from kernels timed in place and the networks they are of. Raises FitError where there are none.
 
-    The errors in its provenance are those of kernels left out in folds, and of networks summed up from kernels each of
-    which was left out; constant and scale are fitted on these sums.
+    The errors in its provenance are those of kernels left out in folds, a network's kernels together, and of networks,
+    each predicted by the models, the constant and the scale of the folds that it is not in.
     """
     ops = [o for o in observations if len(o.ops) == 1]
     networks = [o for o in observations if len(o.ops) > 1]
-    if len(ops) < MIN_OPS:
-        raise FitError("no kernels measured: run python -m latency.profile --space kernels")
+    counts = [type(o.ops[0]).__name__ for o in ops]
+    if max(map(counts.count, counts), default=0) < MIN_OPS:
+        raise FitError("too few kernels measured to fit any kind: run python -m latency.profile --space kernels")
     kinds: dict[str, KindModel] = {}
     chosen: dict[str, str] = {}
     cv: dict[str, dict[str, float]] = {}
     left_out: dict[str, LeftOut] = {}
     nested: list[Floats] = []
     names = sorted({type(o.ops[0]).__name__ for o in ops})
+    folds, fold_of_network = network_folds([o.ops[0] for o in ops], networks, np.random.default_rng(0))
     for i, name in enumerate(names):
         mine = [o for o in ops if type(o.ops[0]).__name__ == name]
+        fold = folds[[type(o.ops[0]).__name__ == name for o in ops]]
         x, seconds = feature_matrix([o.ops[0] for o in mine]), np.array([o.seconds for o in mine])
         rel = np.array([o.stderr_s / o.seconds for o in mine])
         model: Frozen | None = None
         known = {str(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
         chosen[name] = "lookup"
         if len(mine) >= MIN_OPS:
-            fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2)
+            fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2, fold)
             model, chosen[name], cv[name], predicted = fitted.model, fitted.chosen, fitted.errors, fitted.left_out_s
             nested.append(fitted.nested)
             std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
@@ -187,13 +204,16 @@ def fit_kernels(
     missing = [[op for op in o.ops if op not in apart] for o in networks]
     sums += np.array([float(plain.predict_s([op for op in m if plain.covers_kind(op)]).sum()) for m in missing])
     measured = np.array([o.seconds for o in networks])
-    constant, scale = 0.0, 1.0
+    stderr = np.array([o.stderr_s for o in networks])
+    constant, scale, rel_std, total = 0.0, 1.0, None, sums.copy()
     if len(networks) >= MIN_OPS:
-        constant, scale = fit_network_level(sums, measured, np.array([o.stderr_s for o in networks]))
-    total = constant + scale * sums
-    rel_std = spread(total / measured - 1) if len(networks) >= MIN_OPS else None
-    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std,
-                     float(np.mean(np.concatenate(nested))))  # fmt: skip
+        constant, scale = fit_network_level(sums, measured, stderr)
+        for f in np.unique(fold_of_network):
+            mine, rest = fold_of_network == f, fold_of_network != f
+            level = fit_network_level(sums[rest], measured[rest], stderr[rest])
+            total[mine] = level[0] + level[1] * sums[mine]
+        rel_std = spread(total / measured - 1)
+    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std, nested)
     predictor = LatencyPredictor(
         device, kinds, constant, scale, rel_std, {}, {**provenance, "errors": errors, "software": software()}
     )
@@ -211,7 +231,7 @@ def _errors(
     total: Floats,
     measured: Floats,
     rel_std: float | None,
-    nested: float,
+    nested: list[Floats],
 ) -> dict[str, Any]:
     joined = [
         np.concatenate([getattr(o, n) for o in left_out.values()]) for n in ("predicted_s", "measured_s", "std_s")
@@ -224,7 +244,7 @@ def _errors(
         "ops": len(ops),
         "op_mape": of_ops["mape"],
         "op": of_ops,
-        "op_nested_mape": nested,
+        "op_nested_mape": float(np.mean(np.concatenate(nested))),
         "extrapolation": {},
         "cv": cv,
         "model": chosen,
