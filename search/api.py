@@ -7,6 +7,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 
 from latency.console import Ui
 from latency.space import SearchSpace
-from search import strategies
+from search import strategies, tensorboard
 from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, ImageDataset, from_datasets
@@ -34,7 +35,7 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `tflite`: write network.tflite too, where the extra `tflite` is installed.
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
@@ -46,8 +47,11 @@ class Options:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     compute: Compute = PLAIN
     tflite: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            tensorboard.require()
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if not self.save_every_s > 0:
@@ -139,7 +143,8 @@ def search_data(
             keep=run_dir is not None,
             ui=ui,
         )
-        return pipeline.run_all(resume)
+        with tensorboard.events(run) if options.tensorboard else nullcontext():
+            return pipeline.run_all(resume)
 
 
 def make_config(

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
+    made.add_argument("--tensorboard", action="store_true", help="write event files to runs/NAME/tensorboard too")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
     options.add_data(made)
     options.add_recipe(made, options.SEARCHING | options.TRAINING)
@@ -133,6 +134,7 @@ def _search(
         strategies.parse_options(config.strategy_option),
         compute,
         tflite=not args.no_tflite,
+        tensorboard=args.tensorboard,
     )
     strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
     data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
