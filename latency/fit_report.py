@@ -149,6 +149,7 @@ def _ops_plot(details: Details) -> str:
         for axis, (kind, out) in zip(axes, details.left_out.items(), strict=True):
             _scatter(axis, out.measured_s, out.predicted_s, out.std_s)
             axis.set(title=kind, xscale="log", yscale="log")
+            axis.xaxis.set_minor_formatter("")  # labels of a short log axis would overlap
 
     return _svg(draw, len(details.left_out))
 
