@@ -194,8 +194,6 @@ def measure(
 
     chains = [w.key for w in todo if w.kind == "network"]
     visit_s = {key: (warm_up(s, Policy().sample_s) + 1) * s.time_s(1) for key, s in sessions.items()}
-    scale = args.seconds / sum(visit_s.values())
-    share_s = {key: seconds * scale for key, seconds in visit_s.items()}
     timed: dict[str, list[Timed]] = {p: [] for p in PROTOCOLS}
     wall_s: dict[str, list[float]] = {p: [] for p in PROTOCOLS}
     pooled: dict[str, list[Any]] = {c: [] for c in chains}
@@ -212,7 +210,9 @@ def measure(
                     if m.kind == "network":
                         pooled[m.key].append(m.corrected_s)
                 timed[protocol].append(_timed(found))
-            else:
+            else:  # as long as the rounds took, their warm-up included
+                scale = wall_s["rounds"][-1] / sum(visit_s.values())
+                share_s = {key: seconds * scale for key, seconds in visit_s.items()}
                 timed[protocol].append(back_to_back(sessions, todo, share_s if protocol == PROTOCOLS[1] else None))
             wall_s[protocol].append(round(time.perf_counter() - began, 1))
         ui.say(f"repeat {repeat + 1} of {args.repeats}: {rounds[-1]} rounds, {wall_s['rounds'][-1]:.0f} s each")

@@ -8,6 +8,7 @@ import math
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,20 @@ import torch
 
 from devices.errors import did_you_mean
 from latency.console import Ui
-from latency.ops import Linear
 from latency.space import SearchSpace
-from latency.wiring import scaled_sizes
-from search import strategies
+from search import strategies, tensorboard
 from search.budgets import Budget
 from search.candidates import open_device
+from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
-from search.data import Data, DataError, ImageDataset, from_datasets
+from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
+from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
-from search.pipeline import Pipeline, Result
+from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
+from search.result import Result
 from search.rundir import RunDir
 from search.state import loss_of
 from search.strategies import Strategy
@@ -44,6 +46,7 @@ class Options:
 
     `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
     timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
@@ -53,6 +56,9 @@ class Options:
     device: str = "cpu"
     save_every_s: float = 60.0
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    compute: Compute = PLAIN
+    tflite: bool = False
+    tensorboard: bool = False
     loss: str = "dual"
     lambda2: float = LAMBDA2
     top_k: int = 5
@@ -60,6 +66,8 @@ class Options:
     reference: bool = False
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            tensorboard.require()
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if self.top_k < 1:
@@ -159,7 +167,9 @@ def search_plan(
 ) -> Result:
     """`search_data` under budgets already made and checked: `search.targets.make_plan`."""
     options = options or Options()
-    recipe = recipe or for_data(len(data.train) + len(data.validation))
+    recipe = recipe or for_data(
+        len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
+    )
     given = strategies.load(options.strategy, options.strategy_options)
     strategy: Strategy = Reference(space) if options.reference else given
     loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
@@ -169,7 +179,8 @@ def search_plan(
     if options.verify_on is not None:
         with open_device(options.verify_on):
             pass  # there, before the search is paid for
-    _check_images(space, data)
+    chain = space.architecture([0] * len(space.choices)).ops
+    check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
         run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
         config = make_config(space, plan, data, recipe, options)
@@ -190,11 +201,14 @@ def search_plan(
             verify_on=options.verify_on,
             reference=options.reference,
             device=options.device,
+            compute=options.compute,
+            tflite=options.tflite,
             save_every_s=options.save_every_s,
             keep=run_dir is not None,
             ui=ui,
         )
-        return pipeline.run_all(resume)
+        with tensorboard.events(run) if options.tensorboard else nullcontext():
+            return pipeline.run_all(resume)
 
 
 def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -224,6 +238,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "cpu": platform.machine(),
         "device": options.device,
     }
+    changed = options.compute.changed()
     return {
         "schema": 1,
         "space": space.name,
@@ -238,25 +253,9 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "recipe": dataclasses.asdict(recipe),
         **more,
         "machine": machine,
+        **({"compute": changed} if changed else {}),
     }
 
 
 def _digest(costs: Costs) -> hashlib._Hash:
     return hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
-
-
-def _check_images(space: SearchSpace, data: Data) -> None:
-    """Raise DataError where the space's networks cannot take these images."""
-    channels, height, width = data.image_shape
-    if channels != space.input_shape[1]:
-        raise DataError(f"images have {channels} channels, space '{space.name}' takes {space.input_shape[1]}")
-    ops = space.architecture([0] * len(space.choices)).ops
-    last = ops[-1]
-    if not isinstance(last, Linear):
-        raise DataError(f"space '{space.name}' ends in {last}, not in a Linear: it cannot classify")
-    height, width = scaled_sizes(ops[:-1], height, width)
-    if (last.height, last.width) == (1, 1) and (height, width) != (1, 1):
-        raise DataError(
-            f"images of {data.image_shape[1]}x{data.image_shape[2]} leave {height}x{width} before the last "
-            f"Linear of space '{space.name}', which takes 1x1; use --image-size {space.input_shape[2]}"
-        )

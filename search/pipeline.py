@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from devices.base import DeviceError
 from latency.console import Report, Ui, ms
 from latency.files import write_atomically
-from latency.space import Architecture, SearchSpace
+from latency.modules import build_network
+from latency.space import SearchSpace, for_classes
 from search import checkpoint, rundir
 from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
-from search.costs import Floats
+from search.compute import PLAIN, Compute
 from search.data import Data
 from search.derive import random_of_equal_latency
 from search.divergence import Diverged
-from search.export import export_network
+from search.formats import ExportError, export, export_network
 from search.objective import LossForm
 from search.ranking import supernet_accuracies
 from search.recipe import Recipe
+from search.result import Result
 from search.rng import derive_seed
 from search.rundir import RunDir
 from search.state import start
@@ -32,28 +34,6 @@ from search.targets import Plan
 from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
 
 FOUND, RANDOM = "train_found", "train_random"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities.
-
-    `budgets` says of each budget name, unit, limit and cost; `measured_s` is there where the network was timed.
-    """
-
-    architecture: Architecture
-    random_architecture: Architecture
-    target_s: float
-    predicted_s: float
-    random_predicted_s: float
-    expected_s: float
-    in_window: bool
-    test_accuracy: float
-    random_test_accuracy: float
-    probs_LK: Floats
-    network: nn.Module
-    measured_s: float | None
-    budgets: list[dict[str, Any]]
 
 
 class Pipeline:
@@ -75,6 +55,8 @@ class Pipeline:
         verify_on: str | None,
         reference: bool,
         device: str,
+        compute: Compute = PLAIN,
+        tflite: bool = False,
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
@@ -83,7 +65,7 @@ class Pipeline:
         self.costs, self.target_s = plan.costs, plan.target_s
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
         self.top_k, self.verify_on, self.reference = top_k, verify_on, reference
-        self.keep, self.ui = keep, ui
+        self.keep, self.ui, self.compute, self.tflite = keep, ui, compute, tflite
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._found_weights: dict[str, torch.Tensor] | None = None
@@ -129,7 +111,7 @@ class Pipeline:
             loss=self.loss,
         )
         counts = [len(c.candidates) for c in self.space.choices]
-        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
+        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute))
         with torch.no_grad():
             probs_LK = state.supernet.probs().cpu().numpy()
             log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
@@ -179,11 +161,11 @@ class Pipeline:
     def _train(self, name: str) -> None:
         key = "indices" if name == FOUND else "random_indices"
         ops = self.space.architecture(self._results[key]).ops
-        phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device)
+        phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device, self.compute)
         self._run(name, phase)
-        self._results[f"{name}_accuracy"] = accuracy(phase.network, self.data.test, self.device)
+        self._results[f"{name}_accuracy"] = accuracy(phase.trained, self.data.test, self.device)
         if name == FOUND:
-            self._found_weights = {k: v.detach().cpu().clone() for k, v in phase.network.state_dict().items()}
+            self._found_weights = {k: v.detach().cpu().clone() for k, v in phase.trained.state_dict().items()}
         self._write({"phase": name, "step": phase.step, "test_accuracy": self._results[f"{name}_accuracy"]})
 
     def _finish(self) -> Result:
@@ -195,6 +177,8 @@ class Pipeline:
             deviation = export_network(network, shape, self.run.path / rundir.NETWORK)
             size = "x".join(map(str, shape))
             self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
+            if self.tflite:
+                self._say(self._write_tflite(network))
         if not self._results.get("finished"):
             done = {k: v for k, v in self._results.items() if k != "probs"}
             self._write({"phase": "done", "target_s": self.target_s, **done})
@@ -205,6 +189,15 @@ class Pipeline:
 
             write_report(self.run.path)
         return self.result(network)
+
+    def _write_tflite(self, network: nn.Module) -> str:
+        """Write network.tflite, or say why not: a search that is done does not fail for it."""
+        path = self.run.path / rundir.TFLITE
+        try:
+            made = export(network, self.space.input_shape, path)
+        except (DeviceError, ExportError) as error:
+            return f"no {rundir.TFLITE}: {error}"
+        return f"{path}: LiteRT agrees with torch to {made.deviation:.0e}"
 
     def result(self, network: nn.Module) -> Result:
         """The results so far as a `Result`."""
@@ -229,9 +222,9 @@ class Pipeline:
     def _found_network(self) -> nn.Module:
         assert self._found_weights is not None
         ops = self.space.architecture(self._results["indices"]).ops
-        phase = TrainPhase(FOUND, ops, self.data, self.recipe, self.seed)
-        phase.network.load_state_dict(self._found_weights)
-        return phase.network.eval()
+        network = build_network(for_classes(ops, len(self.data.classes)))
+        network.load_state_dict(self._found_weights)
+        return network.eval()
 
     def _run(self, name: str, phase: Phase) -> None:
         self._phase = name, phase
@@ -302,6 +295,11 @@ class Pipeline:
             "blocks": blocks,
             "fixed_s": self.costs.fixed_s,
             "uniform_s": self.costs.expected_s(self.costs.uniform_LK),
+            **(
+                {"layout": [s if isinstance(s, int) else str(s) for s in self.space.layout]}
+                if self.space.layout
+                else {}
+            ),
         }
 
     def _say(self, text: str) -> None:

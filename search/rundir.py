@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from latency.files import read_json, write_atomically, write_json
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 BEFORE = "checkpoint_before.pt"
 ARCHITECTURE, NETWORK, REPORT = "architecture.json", "network.onnx", "report.html"
+TFLITE, WEIGHTS, RESULT = "network.tflite", "model.safetensors", "result.json"
 RANDOM_ARCHITECTURE, VERIFY = "random_architecture.json", "verify.json"
-OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, NETWORK, REPORT, VERIFY)
+NETWORKS = (NETWORK, TFLITE, WEIGHTS)
+OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, *NETWORKS, REPORT, VERIFY, RESULT)
 #: What a resumed run may change: the advice after a loss that is no number is to go on with a lower rate.
 RATES = ("recipe.warmup_lr", "recipe.search_lr", "recipe.train_lr", "recipe.alpha_lr")
 
@@ -30,6 +32,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each row that `append` has written
 
     @property
     def checkpoint(self) -> Path:
@@ -105,9 +108,12 @@ class RunDir:
             with (self.path / METRICS).open("ab") as file:
                 file.write(line.encode() + b"\n")
                 file.flush()
-                return file.tell()
+                size = file.tell()
         except OSError as error:
             raise RunError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+        for listener in self.listeners:
+            listener(row)
+        return size
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a torn last line is left out. Raises RunError for a damaged line before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,10 @@ def test_profile_fit_verify(profiled, replay_toml, space, space_py, tmp_path, ca
     assert len(out.splitlines()) == 1
     assert "Spearman" in err
     assert fitted["network_mape"] < 0.02
+    assert table.with_suffix(".pkl").stat().st_size < 2**20
+    page = table.with_suffix(".html").read_text()
+    assert page.count("<svg") >= 3, "networks, ops left out, residuals by feature"
+    assert not re.search(r"(src|href)=.?(https?:|//)|@import|<script", page), "one file, nothing from outside"
     assert load_predictor(table.with_suffix(".pkl")).provenance["fingerprint"]["runtime"] == "replay"
 
     arch = tmp_path / "architecture.json"
@@ -60,7 +65,16 @@ def test_profile_fit_verify(profiled, replay_toml, space, space_py, tmp_path, ca
     )  # fmt: skip
     assert code == 0
     verdict = json.loads(out)
-    assert set(verdict) == {"predicted_ms", "measured_ms", "ci_ms", "error"}
+    assert set(verdict) >= {
+        "predicted_ms",
+        "measured_ms",
+        "ci_ms",
+        "error",
+        "gap",
+        "scale",
+        "blocks_off",
+        "differences",
+    }
     assert abs(verdict["error"]) < 0.05
     assert verdict["ci_ms"][0] <= verdict["measured_ms"] <= verdict["ci_ms"][1]
     assert json.loads((tmp_path / "verify.json").read_text())["measured_ms"] == verdict["measured_ms"]
@@ -172,6 +186,8 @@ def test_fit_without_arguments_fits_what_is_newer(profiled, tmp_path, capsys, mo
         (fit.main, ["--published", "nowhere.yaml"], "--published needs --device"),
         (fit.main, ["--device", "cpu"], "--device goes with --published"),
         (fit.main, ["--folds", "1"], "--folds 1"),
+        (fit.main, ["--report", "a.html", "--no-report"], "one or the other"),
+        (fit.main, ["a.csv", "b.csv", "--report", "a.html"], "--report takes one table, there are 2"),
         (verify.main, ["--arch", "no.json", "--predictor", "tables/pixel1.pkl"], "no.json: No such file"),
         (verify.main, ["--arch", "no.json", "--predictor", "x.pkl", "--device", "cup"], "did you mean 'cpu'?"),
     ],

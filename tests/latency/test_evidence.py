@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from latency import frozen
+from latency.calibration import left_out, spread
 from latency.evidence import Level, Noise, Rows, fit_tails, leave_one_out, linearise, solve, solve_robustly
 from latency.features import feature_matrix
 from latency.flops import macs
@@ -248,3 +249,28 @@ def test_the_standard_error_grows_outside_what_was_measured():
     assert predictor.covers(seen)
     assert not predictor.covers(wide)
     assert set(predictor.outside(wide)) == {"log_in", "log_out"}
+
+
+def test_intervals_come_from_fits_that_never_saw_the_network():
+    """Kernels and noise are fitted anew without each fold; the factor is that of the errors' own law."""
+    seen: list[int] = []
+    nets = networks(small_space(), 24, noise=0.02)
+
+    def fit(part):
+        seen.append(len(part))
+        return fit_joint(part, calibrate=False)
+
+    error_, std = left_out(nets, fit)
+    assert len(error_) == len(std) == 24
+    assert seen == [21] * 4 + [22] * 6, "10 folds"
+    assert left_out(nets[:3], fit)[0].size == 0
+
+
+def test_the_factor_of_intervals():
+    rng = np.random.default_rng(0)
+    assert spread(rng.standard_normal(400)) == pytest.approx(1.0, rel=0.1)
+    assert spread(2 * rng.standard_normal(400)) == pytest.approx(2.0, rel=0.1)
+    tailed = rng.standard_t(2, 2000)
+    assert np.mean(np.abs(tailed) < 1.645 * spread(tailed)) == pytest.approx(0.9, abs=0.02)
+    assert spread(np.empty(0)) == 1.0
+    assert 1.0 < spread(2 * rng.standard_normal(5)) < 3.0, "few errors move it less"

@@ -396,6 +396,7 @@ def test_strategies_are_found_by_file_and_take_both_spellings() -> None:
         ("proxyless-g", {"gate": "full"}, r"proxyless-g has no option 'gate': did you mean 'gates'\? it has gates \(two or full; default two\)"),
         ("proxyless-g", {"gates": "ful"}, r"gates=ful .*did you mean 'full'\? two or full is needed"),
         ("proxyless-r", {"samples": "many"}, r"samples=many .*a whole number is needed"),
+        ("proxyless-r", {"samples": 4.7}, r"samples=4.7 .*a whole number is needed"),
         ("proxyless-r", {"samples": "1"}, r"samples=1: at least 2"),
         ("proxyless-r", {"power": "nan"}, r"power=nan .*a number is needed"),
         ("proxyless-r", {"beta": "0.1"}, r"beta=0.1: a number below 0"),

@@ -13,6 +13,7 @@ from latency.ops import Add, Conv2d, Identity, Linear, Op, Pad, SepConv, Zero, m
 from latency.space import Choice, SearchSpace, for_classes
 from latency.wiring import parallel
 from search import gates
+from search.compute import Engine
 from search.costs import Costs, Predictor, make_costs
 from search.memory import saved_bytes
 from search.objective import make_loss
@@ -223,7 +224,16 @@ def test_weights_off_the_path_stay(space: SearchSpace, costs: Costs, quick: Reci
     x, y = images()
     for path in ([0, 0, 0], [1, 2, 4]):  # the second step must not move the first path's weights by momentum
         before = {k: v.clone() for k, v in state.supernet.state_dict().items()}
-        weight_step(lambda path=path: state.supernet(x, path), y, state.weight_optimizer, 0.1, 0.1, "here", "lower it")
+        weight_step(
+            lambda path=path: state.supernet(x, path),
+            y,
+            state.weight_optimizer,
+            0.1,
+            quick,
+            "here",
+            "",
+            Engine(state.supernet),
+        )
         after = state.supernet.state_dict()
         on_path = (*(f"blocks.{b}.{i}." for b, i in enumerate(path)), "stem.", "head.")
         assert all(torch.equal(v, after[k]) for k, v in before.items() if not k.startswith(on_path))
