@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from devices.base import DeviceError
 from latency.console import Report, Ui, ms
 from latency.files import write_atomically
 from latency.modules import build_network
-from latency.space import Architecture, SearchSpace, for_classes
+from latency.space import SearchSpace, for_classes
 from search import checkpoint, rundir
 from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
 from search.compute import PLAIN, Compute
-from search.costs import Floats
 from search.data import Data
 from search.derive import random_of_equal_latency
 from search.divergence import Diverged
@@ -27,6 +25,7 @@ from search.formats import ExportError, export, export_network
 from search.objective import LossForm
 from search.ranking import supernet_accuracies
 from search.recipe import Recipe
+from search.result import Result
 from search.rng import derive_seed
 from search.rundir import RunDir
 from search.state import start
@@ -35,28 +34,6 @@ from search.targets import Plan
 from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
 
 FOUND, RANDOM = "train_found", "train_random"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities.
-
-    `budgets` says of each budget name, unit, limit and cost; `measured_s` is there where the network was timed.
-    """
-
-    architecture: Architecture
-    random_architecture: Architecture
-    target_s: float
-    predicted_s: float
-    random_predicted_s: float
-    expected_s: float
-    in_window: bool
-    test_accuracy: float
-    random_test_accuracy: float
-    probs_LK: Floats
-    network: nn.Module
-    measured_s: float | None
-    budgets: list[dict[str, Any]]
 
 
 class Pipeline:

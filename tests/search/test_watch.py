@@ -17,6 +17,7 @@ from search.recipe import Recipe
 from search.rng import generator
 from search.rundir import RunDir
 from search.state import start
+from search.targets import one_target
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -39,7 +40,7 @@ def test_a_glance_changes_nothing(space: SearchSpace, costs: Costs, quick: Recip
     with torch.no_grad():  # what alpha prefers is what is seen, where the budget allows it
         state.supernet.alpha_LK[:, 0] += 5
     cheap = costs.network_s([0, 0, 0])
-    state.target_s = 1.02 * cheap
+    state.plan = one_target(costs, 1.02 * cheap)
     assert watch.glance(state, batch)["indices"] == [0, 0, 0]
 
 
