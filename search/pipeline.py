@@ -20,6 +20,7 @@ from search.data import Data
 from search.derive import derive, random_of_equal_latency
 from search.divergence import Diverged
 from search.export import export_network
+from search.lean import lean
 from search.recipe import Recipe
 from search.rng import derive_seed
 from search.rundir import RunDir
@@ -109,6 +110,7 @@ class Pipeline:
             seed=self.seed,
             device=self.device,
         )
+        lean(state.supernet)
         counts = [len(c.candidates) for c in self.space.choices]
         self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
         with torch.no_grad():
@@ -139,6 +141,7 @@ class Pipeline:
         key = "indices" if name == FOUND else "random_indices"
         ops = self.space.architecture(self._results[key]).ops
         phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device)
+        lean(phase.network)
         self._run(name, phase)
         self._results[f"{name}_accuracy"] = accuracy(phase.network, self.data.test, self.device)
         if name == FOUND:

@@ -13,6 +13,7 @@ from typing import Any
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
 
+DRY_SIZE = 8  # pixels: of the data a dry run wants to know how many images and classes there are
 RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
     "warmup_steps": (int, "weight steps on uniform paths before alpha learns"),
     "search_steps": (int, "weight steps of the search; the other two phases scale with it"),
@@ -45,6 +46,8 @@ class RunConfig:
     save_every_s: float
     threads: int | None
     torch_device: str
+    dry_run: bool
+    memory_gib: float | None
     recipe: dict[str, float | None]
 
 
@@ -79,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
     made.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
+    made.add_argument("--dry-run", action="store_true", help="only tell what the run needs of memory, and ways to less")
+    made.add_argument("--memory-gib", type=float, help="with --dry-run: what there is; by default all of the device's")
     recipe = made.add_argument_group("recipe (by default chosen by the size of the data, and printed)")
     for name, (kind, text) in RECIPE_OPTIONS.items():
         aliases = ["--steps"] if name == "search_steps" else []
@@ -139,8 +144,16 @@ def _search(ui: Ui, config: RunConfig, space: Any, predictor: Any, target_s: flo
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     options = Options(config.seed, config.strategy, config.floor, config.torch_device, config.save_every_s)
-    data = load_data(config.data, image_size=config.image_size, channels=space.input_shape[1], seed=config.seed)
+    size = min(config.image_size, DRY_SIZE) if config.dry_run else config.image_size
+    data = load_data(config.data, image_size=size, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(len(data.train) + len(data.validation), **config.recipe)
+    if config.dry_run:
+        from search.dry_run import dry_run
+        from search.plan import Setting
+
+        setting = Setting(space, len(data.classes), (space.input_shape[1], config.image_size, config.image_size))
+        optimizer = "momentum" if recipe.momentum else "sgd"
+        return dry_run(ui, setting, recipe.batch_size, optimizer, config.memory_gib, config.torch_device)
     run_dir = config.runs / (config.name or f"{config.predictor.stem}-{space.name}-{target_s * 1e3:.4g}ms")
     ui.say(
         f"data: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.image_shape))}; {len(data.train)} "
