@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import platform
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ __all__ = ["Options", "Result", "search", "search_data"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to search, beside the recipe's numbers. `device` is where torch computes, not the target."""
+    """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
+
+    `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
+    """
 
     seed: int = 0
     strategy: str = strategies.DEFAULT
     floor: float = FLOOR
     device: str = "cpu"
     save_every_s: float = 60.0
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
@@ -102,7 +107,7 @@ def search_data(
     costs = make_costs(space, predictor)
     target_s, _, _ = choose_target(costs, target_s)
     recipe = recipe or for_data(len(data.train) + len(data.validation))
-    strategy = strategies.load(options.strategy)
+    strategy = strategies.load(options.strategy, options.strategy_options)
     _check_images(space, data)
     with tempfile.TemporaryDirectory() as scratch:
         run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
@@ -147,7 +152,8 @@ def make_config(
         "costs_digest": digest.hexdigest(),
         "target_s": target_s,
         "seed": options.seed,
-        "strategy": options.strategy,
+        "strategy": strategies.canonical(options.strategy),
+        "strategy_options": strategies.chosen(strategies.load(options.strategy, options.strategy_options)),
         "floor": options.floor,
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),

@@ -7,9 +7,14 @@ probabilities of unsampled candidates as they were to 1e-15.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import nn
+
+from search.rng import generator as make_generator
 
 
 def masked_logits(alpha_LK: torch.Tensor, valid_LK: torch.Tensor) -> torch.Tensor:
@@ -30,6 +35,19 @@ def _gumbel_scores(logits_LK: torch.Tensor, generator: torch.Generator) -> torch
 def sample_path(logits_LK: torch.Tensor, generator: torch.Generator) -> list[int]:
     """One candidate a block, drawn from softmax(logits): L indices (Gumbel-max).  # eq. 2, one-hot gate g"""
     path: list[int] = _gumbel_scores(logits_LK, generator).argmax(dim=1).tolist()
+    return path
+
+
+def fair_path(candidates: Sequence[int], seed: int, step: int) -> list[int]:
+    """Uniform paths without repetition: in every K steps each of a block's K candidates is trained once.
+
+    Strict fairness (FairNAS, arXiv 1907.01845): no candidate enters the search better trained by luck of the draw.
+    """
+    path = []
+    for block, count in enumerate(candidates):
+        cycle, position = divmod(step, count)
+        order = torch.randperm(count, generator=make_generator(seed, "fair", block, cycle))
+        path.append(int(order[position]))
     return path
 
 
@@ -58,6 +76,16 @@ def softmax_vjp(probs: torch.Tensor, grad_gates: torch.Tensor) -> torch.Tensor:
     return probs * (grad_gates - (probs * grad_gates).sum(dim=-1, keepdim=True))
 
 
+def reinmax_vjp(probs: torch.Tensor, sampled: torch.Tensor, grad_gates: torch.Tensor) -> torch.Tensor:
+    """2 J(pi_1) g - 1/2 J(pi_0) g, with pi_0 = probs, pi_1 = (pi_0 + D) / 2, D = `sampled` (one-hot), g = dL/dg.
+
+    The second-order straight-through estimator (ReinMax, Liu et al. 2023, arXiv 2304.08612, algorithm 2): exact to the
+    second order of L where `softmax_vjp`, which is straight-through, is to the first. J is `softmax_vjp`'s.
+    """
+    middle = (probs + sampled) / 2
+    return 2 * softmax_vjp(middle, grad_gates) - softmax_vjp(probs, grad_gates) / 2
+
+
 def keep_mass(alpha_old_L2: torch.Tensor, alpha_new_L2: torch.Tensor) -> torch.Tensor:
     """`alpha_new_L2` shifted, both alike, so that exp(a) + exp(b) is what it was: (L, 2).
 
@@ -65,6 +93,11 @@ def keep_mass(alpha_old_L2: torch.Tensor, alpha_new_L2: torch.Tensor) -> torch.T
     """
     shift_L1 = torch.logsumexp(alpha_old_L2, 1, keepdim=True) - torch.logsumexp(alpha_new_L2, 1, keepdim=True)
     return alpha_new_L2 + shift_L1
+
+
+def _dot(output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """<o, dL/dm>, added up in at least float32 also where autocast made o and dL/dm half as wide."""
+    return torch.sum(output * grad, dtype=torch.promote_types(grad.dtype, torch.float32))
 
 
 class _PairGate(torch.autograd.Function):
@@ -85,11 +118,58 @@ class _PairGate(torch.autograd.Function):
         active, inactive = ctx.saved_tensors
         dtype, device = ctx.gates_like
         # dL/dg_j = <o_j(x), dL/dm>
-        grad_gates_2 = torch.stack([(active * grad).sum(), (inactive * grad).sum()]).to(dtype=dtype, device=device)
+        grad_gates_2 = torch.stack([_dot(active, grad), _dot(inactive, grad)]).to(dtype=dtype, device=device)
         return grad if ctx.needs_input_grad[0] else None, None, grad_gates_2
 
 
 def pair_gate(active: torch.Tensor, inactive: torch.Tensor, gates_2: torch.Tensor) -> torch.Tensor:
     """`active` (any shape) as the block's output m; backward gives `gates_2.grad[j] = <o_j, dL/dm>`."""
     result: torch.Tensor = _PairGate.apply(active, inactive, gates_2)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _autocast_like_now(device: str) -> AbstractContextManager[Any]:
+    """The autocast of this moment, to be entered later: backward runs outside of it."""
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, torch.get_autocast_dtype(device) if on else None, enabled=on)
+
+
+class _FullGate(torch.autograd.Function):
+    """m = sum_k g_k o_k(x) at g = one-hot(active), computing the others only in backward, one at a time.
+
+    Saved are `active` and `x`, which the path's own layers keep anyway: about one path of activations whatever K
+    (released code of arXiv 1812.00332, `full_v2`).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, active: torch.Tensor, x: torch.Tensor, gates_K: torch.Tensor, candidates: nn.ModuleList, index: int
+    ) -> torch.Tensor:
+        ctx.save_for_backward(active, x)
+        ctx.gates_like = gates_K.shape, gates_K.dtype, gates_K.device
+        ctx.candidates, ctx.index = candidates, index
+        ctx.autocast = _autocast_like_now(x.device.type)
+        return active.view_as(active)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor, None, None]:
+        (grad,) = grads
+        active, x = ctx.saved_tensors
+        shape, dtype, device = ctx.gates_like
+        grad_gates_K = torch.zeros(shape, dtype=dtype, device=device)
+        with torch.no_grad(), ctx.autocast:
+            for k, candidate in enumerate(ctx.candidates):
+                grad_gates_K[k] = _dot(active if k == ctx.index else candidate(x), grad)  # dL/dg_k = <o_k(x), dL/dm>
+        return grad if ctx.needs_input_grad[0] else None, None, grad_gates_K, None, None
+
+
+def full_gate(
+    active: torch.Tensor, x: torch.Tensor, gates_K: torch.Tensor, candidates: nn.ModuleList, index: int
+) -> torch.Tensor:
+    """`active` = candidates[index](x) as the block's output m; backward gives `gates_K.grad[k] = <o_k(x), dL/dm>`.
+
+    Backward runs every other candidate on `x`, so whatever must hold while they run (batch norm that leaves its
+    statistics alone) must hold around `backward()` too. Where there are fewer candidates than gates the rest get 0.
+    """
+    result: torch.Tensor = _FullGate.apply(active, x, gates_K, candidates, index)  # type: ignore[no-untyped-call]
     return result

@@ -50,3 +50,13 @@ class DualAscent:
         """lambda += rate * (E/T - 1)."""
         value = self.value + self.rate * (expected_s / target_s - 1) if self.binding else 0.0
         return DualAscent(self.rate, self.damping, self.binding, value)
+
+
+def power_reward(accuracy: torch.Tensor, latency_s: torch.Tensor, target_s: float, power: float) -> torch.Tensor:
+    """acc (T / LAT)^power of each network (arXiv 1812.00332, section 3.3, after MnasNet)."""
+    return accuracy * (target_s / latency_s) ** power
+
+
+def absolute_reward(accuracy: torch.Tensor, latency_s: torch.Tensor, target_s: float, beta: float) -> torch.Tensor:
+    """acc + beta |LAT/T - 1| of each network, beta below 0 (TuNAS, arXiv 2008.06120, eq. 1)."""
+    return accuracy + beta * (latency_s / target_s - 1).abs()

@@ -109,6 +109,7 @@ class Pipeline:
             recipe=self.recipe,
             seed=self.seed,
             device=self.device,
+            floor=self.floor,
         )
         lean(state.supernet)
         counts = [len(c.candidates) for c in self.space.choices]

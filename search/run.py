@@ -12,6 +12,7 @@ from typing import Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
+from search import strategies
 
 DRY_SIZE = 8  # pixels: of the data a dry run wants to know how many images and classes there are
 RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
@@ -42,6 +43,7 @@ class RunConfig:
     resume: bool
     overwrite: bool
     strategy: str
+    strategy_option: list[str]
     floor: float
     save_every_s: float
     threads: int | None
@@ -77,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     made.add_argument("--overwrite", action="store_true", help="replace the run of this name")
-    made.add_argument("--strategy", default="proxyless_g", help="how alpha learns: a file of search/strategies")
+    made.add_argument("--strategy", default="proxyless-g", help="how alpha learns: a file of search/strategies")
+    made.add_argument(
+        "--strategy-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of its options; may be repeated",
+    )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
@@ -127,6 +136,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
 def _check(config: RunConfig) -> None:
     if config.target_ms is not None and not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise UserError(f"--target-ms {config.target_ms}: a positive number of milliseconds is needed")
+    strategies.canonical(config.strategy)
+    strategies.parse_options(config.strategy_option)
     if config.threads is not None and config.threads < 1:
         raise UserError(f"--threads {config.threads}: at least 1")
     if config.name is not None and (not config.name or Path(config.name).name != config.name):
@@ -143,7 +154,15 @@ def _search(ui: Ui, config: RunConfig, space: Any, predictor: Any, target_s: flo
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    options = Options(config.seed, config.strategy, config.floor, config.torch_device, config.save_every_s)
+    options = Options(
+        config.seed,
+        config.strategy,
+        config.floor,
+        config.torch_device,
+        config.save_every_s,
+        strategies.parse_options(config.strategy_option),
+    )
+    strategies.load(options.strategy, options.strategy_options)  # before the data: a wrong option is told at once
     size = min(config.image_size, DRY_SIZE) if config.dry_run else config.image_size
     data = load_data(config.data, image_size=size, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(len(data.train) + len(data.validation), **config.recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from latency.space import SearchSpace
 from search.costs import Costs
+from search.derive import FLOOR
 from search.objective import DualAscent
 from search.recipe import Recipe
 from search.rng import generator, seeded
@@ -18,7 +19,11 @@ from search.supernet import Supernet
 
 @dataclass
 class SearchState:
-    """Mutable; `step` counts weight updates from the first of the warm-up."""
+    """Mutable; `step` counts weight updates from the first of the warm-up, of which there are `warmup_steps`.
+
+    `memory` is what the strategy remembers: tensors, numbers, texts and lists or dicts of them. `floor` is the share of
+    the target that the derived network should at least use.
+    """
 
     supernet: Supernet
     weight_optimizer: torch.optim.SGD
@@ -27,6 +32,15 @@ class SearchState:
     target_s: float
     seed: int
     step: int = 0
+    warmup_steps: int = 0
+    search_steps: int = 1
+    floor: float = FLOOR
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """The share of the search, warm-up left out, that is behind: 0 to 1."""
+        return min(1.0, max(0.0, (self.step - self.warmup_steps) / self.search_steps))
 
     def multiplier(self) -> float:
         """The factor of (E/T - 1) in the loss of the coming alpha step."""
@@ -40,6 +54,7 @@ class SearchState:
             "supernet": self.supernet.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "memory": self.memory,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -48,6 +63,7 @@ class SearchState:
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         self.dual = DualAscent(self.dual.rate, self.dual.damping, self.dual.binding, float(state["lambda"]))
+        self.memory = dict(state.get("memory", {}))  # checkpoints of before there was one have none
         self.step = int(state["step"])
 
 
@@ -60,6 +76,7 @@ def start(
     recipe: Recipe,
     seed: int,
     device: str = "cpu",
+    floor: float = FLOOR,
 ) -> SearchState:
     """A search at step 0; its weights and alphas are a function of `seed`."""
     with seeded(seed, "supernet weights"):
@@ -74,6 +91,9 @@ def start(
         DualAscent(recipe.dual_rate, recipe.dual_damping, binding),
         target_s,
         seed,
+        warmup_steps=recipe.warmup_steps,
+        search_steps=recipe.search_steps,
+        floor=floor,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ from search import gates
 from search.costs import Costs
 from search.objective import expected_latency_s
 
+Mix = Callable[[int, nn.ModuleList, torch.Tensor], torch.Tensor]  # (block, its candidates, x) -> the block's output
 ALPHA_STD = 1e-3  # alpha ~ N(0, 1e-3), released code of arXiv 1812.00332
 
 
@@ -63,12 +64,27 @@ class Supernet(nn.Module):
         """E[latency] in seconds under softmax(alpha); scalar, differentiable."""
         return expected_latency_s(self.probs(), self.cost_s, self.fixed_s)
 
+    def costs(self) -> Costs:
+        """The costs it was built with, as numpy."""
+        return Costs(self.cost_s.cpu().numpy(), self.valid_LK.cpu().numpy(), float(self.fixed_s))
+
+    def counts(self) -> list[int]:
+        """How many candidates each block has: L numbers."""
+        counts: list[int] = self.valid_LK.sum(1).tolist()
+        return counts
+
+    def run(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
+        """Logits (n, classes) where `mix` makes each block's output of its candidates: the one walk through the net."""
+        x = self.stem(x)
+        for index, block in enumerate(self.blocks):
+            x = mix(index, _candidates(block), x)
+        y: torch.Tensor = self.head(x)
+        return y
+
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
         """Logits (n, classes) of the network that takes candidate `path[l]` in block l; no other candidate runs."""
-        x = self.stem(x)
-        for block, index in zip(self.blocks, path, strict=True):
-            x = _candidates(block)[index](x)
-        return self._head(x)
+        assert len(path) == len(self.blocks), f"{len(path)} choices for {len(self.blocks)} blocks"
+        return self.run(x, lambda block, candidates, x: candidates[path[block]](x))
 
     def forward_pair(self, x: torch.Tensor, pair_L2: torch.Tensor, gates_L2: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of the path `pair_L2[:, 0]`, bound to `gates_L2` for their gradient.
@@ -76,20 +92,47 @@ class Supernet(nn.Module):
         After backward, gates_L2.grad[l, j] = <o_lj(x), dL/dm_l>. The second candidate of a pair runs without a graph.
         A block whose pair names one candidate twice runs it once and leaves its gates' gradients zero.
         """
-        x = self.stem(x)
-        for block, (active, inactive), gates_2 in zip(self.blocks, pair_L2.tolist(), gates_L2.unbind(), strict=True):
-            candidates = _candidates(block)
-            y: torch.Tensor = candidates[active](x)
-            if inactive != active:
-                with torch.no_grad():
-                    other = candidates[inactive](x)
-                y = gates.pair_gate(y, other, gates_2)
-            x = y
-        return self._head(x)
+        pairs, gates_of = pair_L2.tolist(), gates_L2.unbind()
 
-    def _head(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.head(x)
-        return y
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            active, inactive = pairs[block]
+            y: torch.Tensor = candidates[active](x)
+            if inactive == active:
+                return y
+            with torch.no_grad():
+                other = candidates[inactive](x)
+            return gates.pair_gate(y, other, gates_of[block])
+
+        return self.run(x, mix)
+
+    def forward_full(self, x: torch.Tensor, path: Sequence[int], gates_LK: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) of `path`, bound to the gates of all candidates for their gradient.
+
+        Backward runs the candidates off the path, one at a time and without a graph, so it belongs inside `only_alpha`
+        with the forward. Then gates_LK.grad[l, k] = <o_lk(x), dL/dm_l>; 0 in blocks of a single candidate.
+        """
+        gates_of = gates_LK.unbind()
+
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = candidates[path[block]](x)
+            return y if len(candidates) == 1 else gates.full_gate(y, x, gates_of[block], candidates, path[block])
+
+        return self.run(x, mix)
+
+    def forward_mixture(self, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) where block l gives sum_k weights_LK[l, k] o_k(x), all of it in the graph.
+
+        Candidates of weight exactly 0 do not run. Memory is that of all the others together.
+        """
+        weights_LK = weights_LK.to(x)
+        used = (weights_LK.detach() != 0).tolist()
+
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            outputs = [weights_LK[block, k] * op(x) for k, op in enumerate(candidates) if used[block][k]]
+            total: torch.Tensor = torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+            return total
+
+        return self.run(x, mix)
 
 
 def _block(choice: Choice) -> nn.ModuleList:

@@ -18,12 +18,14 @@ from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import data, gates
+from search import data
+from search.alpha import WITHOUT_MULTIPLIER
 from search.data import Data, Split
 from search.divergence import lower, require_finite
+from search.gates import fair_path
 from search.objective import entropy
 from search.recipe import Recipe, cosine
-from search.rng import generator, seeded
+from search.rng import seeded
 from search.state import SearchState, sgd
 from search.strategies import Strategy
 
@@ -91,22 +93,9 @@ def weight_step(
     return value
 
 
-def fair_path(candidates: list[int], seed: int, step: int) -> list[int]:
-    """Uniform paths without repetition: in every K steps each of a block's K candidates is trained once.
-
-    Strict fairness (FairNAS, arXiv 1907.01845): no candidate enters the search better trained by luck of the draw.
-    """
-    path = []
-    for block, count in enumerate(candidates):
-        cycle, position = divmod(step, count)
-        order = torch.randperm(count, generator=generator(seed, "fair", block, cycle))
-        path.append(int(order[position]))
-    return path
-
-
 @dataclass
 class SearchPhase:
-    """Warm-up (weights, fair paths), then weight steps on sampled paths and alpha steps on held-out images."""
+    """Warm-up (weights, fair paths), then weight steps and alpha steps on held-out images, both the strategy's."""
 
     state: SearchState
     strategy: Strategy
@@ -138,15 +127,13 @@ class SearchPhase:
         state, recipe = self.state, self.recipe
         searching = state.step - recipe.warmup_steps
         if searching < 0:
-            path = fair_path(self.candidates, state.seed, state.step)
             rate, name = cosine(recipe.warmup_lr, state.step, recipe.warmup_steps), "warmup"
         else:
-            path = gates.sample_path(state.supernet.logits(), generator(state.seed, "path", state.step))
             rate, name = cosine(recipe.search_lr, searching, recipe.search_steps), "search"
         x, y = self._batch(self.data.train, "weights", state.step, augment=recipe.augment)
         state.supernet.train()
         loss = weight_step(
-            lambda: state.supernet(x, path),
+            lambda: self._forward(x, warmup=searching < 0),
             y,
             state.weight_optimizer,
             rate,
@@ -160,6 +147,13 @@ class SearchPhase:
         state.step += 1
         return row
 
+    def _forward(self, x: torch.Tensor, *, warmup: bool) -> torch.Tensor:
+        state = self.state
+        if warmup:
+            logits: torch.Tensor = state.supernet(x, fair_path(self.candidates, state.seed, state.step))
+            return logits
+        return self.strategy.forward(state, x)
+
     def _alpha_step(self) -> dict[str, Any]:
         state = self.state
         state.weight_optimizer.zero_grad(set_to_none=True)  # the weight step's gradients are no longer of use
@@ -169,7 +163,8 @@ class SearchPhase:
         require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
-        state.dual = state.dual.step(expected_s, state.target_s)
+        if not row.pop(WITHOUT_MULTIPLIER, 0):
+            state.dual = state.dual.step(expected_s, state.target_s)
         row |= {"expected_s": expected_s, "lambda": state.dual.value, "entropy": float(entropy(probs_LK))}
         done = (state.step - self.recipe.warmup_steps + 1) // self.recipe.alpha_every
         if done % self._snapshot_every == 0:

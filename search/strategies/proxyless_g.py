@@ -1,53 +1,98 @@
-"""ProxylessNAS-G: the binarised-gate gradient on two sampled paths (arXiv 1812.00332, section 3.2.1)."""
+"""ProxylessNAS-G: the binarised-gate gradient (arXiv 1812.00332, sections 3.1 and 3.2.1)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from search import gates
-from search.objective import expected_latency_s, latency_loss
+from search.alpha import Batch, descend, latency_gradient
+from search.paths import along_sampled
 from search.rng import generator
 from search.state import SearchState
 from search.supernet import only_alpha
 
 
+@dataclass(frozen=True)
 class ProxylessG:
-    """Two candidates a block are drawn and compared; every other candidate keeps its probability."""
+    """`gates=two`: two candidates a block are drawn and compared; every other one keeps its probability.
 
-    def step(self, state: SearchState, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
-        """One alpha step on (images (n, C, H, W), labels (n,)).
+    `gates=full`: the sampled path runs, and in backward every other candidate, one at a time, without a graph: one
+    path of activations, K forward passes of time, and a gradient for all candidates at once.
+    `estimator`: plain straight-through, or ReinMax, of second order, from the same dL/dg.
+    """
 
-        dL/dg_j = <o_j(x), dCE/dm> + multiplier F(o_j)/T for the two of a block; the softmax over the two takes it to
-        alpha, for the task and the latency alike.
-        """
+    gates: Literal["two", "full"] = "two"
+    estimator: Literal["plain", "reinmax"] = "plain"
+
+    def forward(self, state: SearchState, x: torch.Tensor) -> torch.Tensor:
+        """A path sampled from alpha."""
+        return along_sampled(state, x)
+
+    def step(self, state: SearchState, batch: Batch) -> dict[str, float]:
+        """One alpha step on (images (n, C, H, W), labels (n,))."""
+        state.supernet.train()
+        return self._two(state, batch) if self.gates == "two" else self._full(state, batch)
+
+    def _two(self, state: SearchState, batch: Batch) -> dict[str, float]:
+        """The softmax over the two takes dL/dg_j = <o_j(x), dCE/dm> + d(latency loss)/dp_j to their alphas."""
         supernet, alpha_LK = state.supernet, state.supernet.alpha_LK
         pair_L2 = gates.sample_pair(supernet.logits(), generator(state.seed, "pair", state.step))
         gates_L2 = torch.tensor([[1.0, 0.0]]).repeat(len(pair_L2), 1).requires_grad_()
         images, labels = batch
-        supernet.train()
         with only_alpha(supernet):
             loss = functional.cross_entropy(supernet.forward_pair(images, pair_L2, gates_L2), labels)
-            if loss.requires_grad:  # not where no block has a choice
-                loss.backward()  # type: ignore[no-untyped-call]
+            _backward(loss)
         pair_L2 = pair_L2.to(alpha_LK.device)
         old_L2 = alpha_LK.detach().gather(1, pair_L2)
-        probs_L2 = torch.softmax(old_L2, dim=1).requires_grad_()
-        expected_s = expected_latency_s(probs_L2, supernet.cost_s.gather(1, pair_L2), supernet.fixed_s)
-        latency_loss(expected_s, state.target_s, state.multiplier()).backward()  # type: ignore[no-untyped-call]
-        assert probs_L2.grad is not None
-        task_L2 = torch.zeros_like(old_L2) if gates_L2.grad is None else gates_L2.grad.to(old_L2)
-        grad_L2 = gates.softmax_vjp(probs_L2.detach(), task_L2 + probs_L2.grad)
+        probs_L2 = torch.softmax(old_L2, dim=1)
+        task_L2 = self._to_alpha(probs_L2, gates_L2.detach().to(old_L2), _grad(gates_L2).to(old_L2))
+        grad_L2 = task_L2 + gates.softmax_vjp(probs_L2, latency_gradient(state).gather(1, pair_L2))
 
-        alpha_LK.grad = torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2)
-        state.alpha_optimizer.step()
-        alpha_LK.grad = None
+        descend(state, torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2))
         with torch.no_grad():
             new_L2 = alpha_LK.gather(1, pair_L2)
             alpha_LK.scatter_(1, pair_L2, gates.keep_mass(old_L2, new_L2))
         return {"valid_loss": float(loss.detach())}
 
+    def _full(self, state: SearchState, batch: Batch) -> dict[str, float]:
+        """The same over all candidates of a block."""
+        supernet = state.supernet
+        path = gates.sample_path(supernet.logits(), generator(state.seed, "gates", state.step))
+        loss, task_LK = full_gate_gradient(state, path, batch)
+        probs_LK = supernet.probs().detach()
+        one_hot_LK = torch.zeros_like(probs_LK).scatter_(1, torch.tensor(path, device=probs_LK.device)[:, None], 1.0)
+        grad_LK = self._to_alpha(probs_LK, one_hot_LK, task_LK)
+        descend(state, grad_LK + gates.softmax_vjp(probs_LK, latency_gradient(state)))
+        return {"valid_loss": loss}
 
-def make() -> ProxylessG:
-    """The strategy; it has no state of its own."""
-    return ProxylessG()
+    def _to_alpha(self, probs: torch.Tensor, sampled: torch.Tensor, grad_gates: torch.Tensor) -> torch.Tensor:
+        """The task's gradient only: the latency is linear in p, and its gradient needs no estimator."""
+        if self.estimator == "reinmax":
+            return gates.reinmax_vjp(probs, sampled, grad_gates)
+        return gates.softmax_vjp(probs, grad_gates)
+
+
+def full_gate_gradient(state: SearchState, path: list[int], batch: Batch) -> tuple[float, torch.Tensor]:
+    """(CE of `path`, dCE/dg (L, K) float64 on alpha's device), at one path of activations."""
+    images, labels = batch
+    gates_LK = torch.zeros(state.supernet.alpha_LK.shape).requires_grad_()
+    with only_alpha(state.supernet):  # backward runs candidates too
+        loss = functional.cross_entropy(state.supernet.forward_full(images, path, gates_LK), labels)
+        _backward(loss)
+    return float(loss.detach()), _grad(gates_LK).to(state.supernet.alpha_LK)
+
+
+def _backward(loss: torch.Tensor) -> None:
+    if loss.requires_grad:  # not where no block has a choice
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _grad(leaf: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+STRATEGY = ProxylessG

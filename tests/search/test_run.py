@@ -356,7 +356,7 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--data", "parquet:nowhere"], "no folder nowhere"),
         (["--space", "mine.py:yours"], "'yours' is not a SearchSpace; the file has: mine"),
         (["--space", "proxles"], "unknown space"),
-        (["--strategy", "proxyless"], "did you mean 'proxyless_g'"),
+        (["--strategy", "proxyless"], "did you mean 'proxyless-g'"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
         (["--image-size", "0"], "--image-size 0"),
         (["--threads", "0"], "--threads 0"),

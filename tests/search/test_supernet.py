@@ -17,7 +17,7 @@ from search.memory import saved_bytes
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import start
-from search.strategies import StrategyError, load, names
+from search.strategies import load
 from search.supernet import Supernet, only_alpha
 
 
@@ -216,9 +216,3 @@ def test_activations_kept_for_backward_are_those_of_one_network(predictor, path:
     with only_alpha(supernet):
         alphas = saved_bytes(lambda: functional.cross_entropy(supernet.forward_pair(x, pair, g), y), supernet)
     assert 0 < alphas <= 1.35 * alone
-
-
-def test_strategies_are_found_by_file() -> None:
-    assert "proxyless_g" in names()
-    with pytest.raises(StrategyError, match=r"did you mean 'proxyless_g'.*known: .*proxyless_g"):
-        load("proxyles_g")

@@ -1,0 +1,59 @@
+"""What alpha steps have in common: the latency's part of the gradient, the descent, networks judged on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from search.objective import expected_latency_s, latency_loss
+from search.state import SearchState
+from search.supernet import only_alpha
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+PEAK = 10.0  # alpha of the network in force over the others': p = 0.9997 of 7 candidates
+
+# A strategy's metric, 1 where a step did not use the multiplier, which then must not be moved on: it would wind up.
+WITHOUT_MULTIPLIER = "without_multiplier"
+
+
+def latency_gradient(state: SearchState) -> torch.Tensor:
+    """d(latency loss)/dp at the present probabilities: (L, K). `gates.softmax_vjp` takes it to alpha, exactly."""
+    supernet = state.supernet
+    probs_LK = supernet.probs().detach().requires_grad_()
+    expected_s = expected_latency_s(probs_LK, supernet.cost_s, supernet.fixed_s)
+    latency_loss(expected_s, state.target_s, state.multiplier()).backward()  # type: ignore[no-untyped-call]
+    assert probs_LK.grad is not None
+    return probs_LK.grad
+
+
+def descend(state: SearchState, grad_LK: torch.Tensor) -> None:
+    """One step of the alpha optimiser along `grad_LK`, the gradient of the whole loss."""
+    alpha_LK = state.supernet.alpha_LK
+    alpha_LK.grad = grad_LK.to(alpha_LK)
+    state.alpha_optimizer.step()
+    alpha_LK.grad = None
+
+
+def evaluate(state: SearchState, networks: Sequence[Sequence[int]], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cross-entropy (M,), accuracy (M,)) of `networks`, with shared weights, on one and the same batch.
+
+    Batch norm normalises by the batch and leaves its statistics alone: those of the supernet are a mix of all paths.
+    """
+    images, labels = batch
+    losses, accuracies = [], []
+    state.supernet.train()
+    with torch.no_grad(), only_alpha(state.supernet):
+        for network in networks:
+            logits = state.supernet(images, network)
+            losses.append(functional.cross_entropy(logits, labels))
+            accuracies.append((logits.argmax(1) == labels).double().mean())
+    return torch.stack(losses).double().cpu(), torch.stack(accuracies).cpu()
+
+
+def put_in_force(state: SearchState, network: Sequence[int]) -> None:
+    """Write alpha so that `network` is by far the most probable: E[latency] is its latency, and derivation finds it."""
+    with torch.no_grad():
+        index_L1 = torch.tensor(network, device=state.supernet.alpha_LK.device)[:, None]
+        state.supernet.alpha_LK.zero_().scatter_(1, index_L1, PEAK)
