@@ -79,7 +79,7 @@ def weight_step(
     rate: float,
     smoothing: float,
     where: str,
-    advice: str,
+    advice: str = "lower the learning rate",
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
