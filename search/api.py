@@ -17,7 +17,7 @@ import torch
 from latency.console import Ui
 from latency.ops import Linear, Op
 from latency.space import SearchSpace
-from search import strategies
+from search import distributed, rundir, strategies
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, DataError, ImageDataset, from_datasets
 from search.derive import FLOOR
@@ -33,6 +33,7 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
+    `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
@@ -42,6 +43,7 @@ class Options:
     device: str = "cpu"
     save_every_s: float = 60.0
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    sync_bn: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
@@ -102,17 +104,23 @@ def search_data(
     overwrite: bool = False,
     ui: Ui | None = None,
 ) -> Result:
-    """`search` on data already split."""
+    """`search` on data already split.
+
+    Under torchrun all processes call this alike (after `distributed.begin`); process 0 alone touches `run_dir`.
+    """
     options = options or Options()
     costs = make_costs(space, predictor)
     target_s, _, _ = choose_target(costs, target_s)
     recipe = recipe or for_data(len(data.train) + len(data.validation))
     strategy = strategies.load(options.strategy, options.strategy_options)
     _check_images(space, data)
+    for what, split in (("training", data.train), ("search-validation", data.validation)):
+        distributed.check_batch(recipe.batch_size, len(split), what)
     with tempfile.TemporaryDirectory() as scratch:
-        run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
+        keep = run_dir is not None and distributed.rank() == 0
+        run = RunDir(Path(run_dir) if run_dir is not None and keep else Path(scratch))
         config = make_config(space, costs, data, target_s, recipe, options)
-        differing = run.begin(config, resume=resume, overwrite=overwrite)
+        differing, resume = distributed.first(lambda: _begin(run, config, resume, overwrite))
         if differing and ui is not None:
             ui.warn(f"resumed under other conditions, so not bit for bit: {'; '.join(differing)}")
         pipeline = Pipeline(
@@ -127,10 +135,19 @@ def search_data(
             floor=options.floor,
             device=options.device,
             save_every_s=options.save_every_s,
-            keep=run_dir is not None,
+            keep=keep,
             ui=ui,
+            sync_bn=options.sync_bn,
         )
         return pipeline.run_all(resume)
+
+
+def _begin(run: RunDir, config: dict[str, Any], resume: bool, overwrite: bool) -> tuple[list[str], bool]:
+    """(differences worth a warning, whether the run goes on). Processes that torchrun restarted go on, whatever was
+    asked of them at first."""
+    if distributed.restarted() and (run.path / rundir.CONFIG).is_file():
+        resume, overwrite = True, False
+    return run.begin(config, resume=resume, overwrite=overwrite), resume
 
 
 def make_config(
@@ -145,7 +162,9 @@ def make_config(
         "threads": torch.get_num_threads(),
         "cpu": platform.machine(),
         "device": options.device,
+        "processes": distributed.world(),
     }
+    apart = {} if options.sync_bn else {"batch_norms_apart_in": distributed.world()}
     return {
         "schema": 1,
         "space": space.name,
@@ -158,6 +177,7 @@ def make_config(
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),
         "machine": machine,
+        **apart,
     }
 
 

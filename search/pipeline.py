@@ -14,7 +14,8 @@ from torch import nn
 from latency.console import Report, Ui, ms
 from latency.files import write_atomically
 from latency.space import Architecture, SearchSpace
-from search import checkpoint, rundir
+from search import checkpoint, distributed, rundir
+from search.batchnorm import statistics, together
 from search.costs import Costs, Floats
 from search.data import Data
 from search.derive import derive, random_of_equal_latency
@@ -67,10 +68,12 @@ class Pipeline:
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
+        sync_bn: bool = True,
     ) -> None:
+        """Of several processes, all have the same arguments but for `run`, `keep` and `ui`: see search_data."""
         self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
-        self.keep, self.ui = keep, ui
+        self.keep, self.ui, self.sync_bn = keep, ui, sync_bn
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._found_weights: dict[str, torch.Tensor] | None = None
@@ -86,8 +89,9 @@ class Pipeline:
 
     def run_all(self, resume: bool) -> Result:
         """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
-        if resume and checkpoint.exists(self.run.checkpoint):
-            self._load()
+        saved = distributed.first(lambda: self._load() if resume and checkpoint.exists(self.run.checkpoint) else None)
+        if saved is not None:
+            self._go_on(saved)
         else:
             self.run.truncate_metrics(0)
             self._write(self._space_row())
@@ -111,7 +115,6 @@ class Pipeline:
             device=self.device,
             floor=self.floor,
         )
-        lean(state.supernet)
         counts = [len(c.candidates) for c in self.space.choices]
         self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
         with torch.no_grad():
@@ -142,7 +145,6 @@ class Pipeline:
         key = "indices" if name == FOUND else "random_indices"
         ops = self.space.architecture(self._results[key]).ops
         phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device)
-        lean(phase.network)
         self._run(name, phase)
         self._results[f"{name}_accuracy"] = accuracy(phase.network, self.data.test, self.device)
         if name == FOUND:
@@ -196,6 +198,9 @@ class Pipeline:
 
     def _run(self, name: str, phase: Phase) -> None:
         self._phase = name, phase
+        lean(phase.module)
+        if self.sync_bn:
+            together(phase.module)
         if self._resumed.get("phase") == name:
             try:
                 phase.load_state_dict(self._resumed["state"])
@@ -208,7 +213,18 @@ class Pipeline:
         elif self.keep and name != "search":
             self._save()
         with self._progress(name.replace("_", " ")) as report:
-            run_phase(phase, self._write, self._saver.tick, report)
+            run_phase(phase, self._write, self._tick, report)
+
+    def _tick(self) -> None:
+        assert self._phase is not None
+        name, phase = self._phase
+        if distributed.world() > 1:
+            if not self.sync_bn:
+                distributed.mean_in_place(statistics(phase.module))
+            *_, last = phase.module.parameters()
+            watched = getattr(phase.module, "alpha_LK", last)
+            self._saver.asked = distributed.agree(watched, self._saver.asked, f"step {phase.step - 1} of {name}")
+        self._saver.tick()
 
     def _save(self) -> None:
         if not self.keep:
@@ -230,13 +246,11 @@ class Pipeline:
             },
         )
 
-    def _load(self) -> None:
-        self._resumed, warning = checkpoint.load_newest(self.run.checkpoint)
+    def _load(self) -> dict[str, Any]:
+        saved, warning = checkpoint.load_newest(self.run.checkpoint)
         self._warn(warning)
         try:
-            self._results = dict(self._resumed["results"])
-            self._found_weights = self._resumed["found_weights"]
-            self._metrics_bytes = int(self._resumed["metrics_bytes"])
+            self._metrics_bytes = int(saved["metrics_bytes"])
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
@@ -244,6 +258,16 @@ class Pipeline:
         if not self.run.truncate_metrics(self._metrics_bytes):
             self._warn(f"{self.run.path / rundir.METRICS} lacks rows from before the checkpoint: the report will too")
             self._metrics_bytes = (self.run.path / rundir.METRICS).stat().st_size
+        return saved
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        self._resumed = saved
+        try:
+            self._results, self._found_weights = dict(saved["results"]), saved["found_weights"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
+            ) from None
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics_bytes = self.run.append(row)

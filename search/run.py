@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class RunConfig:
     save_every_s: float
     threads: int | None
     torch_device: str
+    sync_bn: bool
     dry_run: bool
     memory_gib: float | None
     recipe: dict[str, float | None]
@@ -55,8 +57,9 @@ class RunConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, 2 for a user's error, 130 on Ctrl-C; exits with 143 on SIGTERM."""
+    args = _parser().parse_args(argv)
     try:
-        return run(_work, _parser().parse_args(argv))
+        return run(_work_together if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _work, args)
     except SystemExit as stop:
         if getattr(stop, "advice", ""):
             print(f"terminated: {stop.advice}", file=sys.stderr)  # type: ignore[attr-defined]
@@ -91,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
     made.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
+    made.add_argument(
+        "--sync-bn", action=argparse.BooleanOptionalAction, default=True,
+        help="under torchrun: batch norms over the images of all processes, so that their number does not matter",
+    )  # fmt: skip
     made.add_argument("--dry-run", action="store_true", help="only tell what the run needs of memory, and ways to less")
     made.add_argument("--memory-gib", type=float, help="with --dry-run: what there is; by default all of the device's")
     recipe = made.add_argument_group("recipe (by default chosen by the size of the data, and printed)")
@@ -98,6 +105,37 @@ def _parser() -> argparse.ArgumentParser:
         aliases = ["--steps"] if name == "search_steps" else []
         recipe.add_argument(f"--{name.replace('_', '-')}", *aliases, type=kind, default=argparse.SUPPRESS, help=text)
     return made
+
+
+def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
+    """`_work` in each of the processes that torchrun started. Process 0 speaks; the others say what fails in them."""
+    from search import distributed
+
+    args.torch_device = distributed.begin(args.torch_device)
+    speaking = distributed.rank() == 0
+    try:
+        if speaking:
+            return _work(ui, args)
+        args.json = False
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            ui.console.file = nowhere
+            ui.warn = lambda text: None  # type: ignore[method-assign]
+            _work(ui, args)
+        return None
+    except distributed.Elsewhere:
+        return {"exit_code": 2}
+    except UserError as error:
+        raise UserError(f"process {distributed.rank()}: {error}") from error
+    except KeyboardInterrupt:
+        if speaking:
+            raise
+        return {"exit_code": 130}
+    except SystemExit as stop:
+        if speaking:
+            raise
+        raise SystemExit(stop.code) from None
+    finally:
+        distributed.end()
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
@@ -161,6 +199,7 @@ def _search(ui: Ui, config: RunConfig, space: Any, predictor: Any, target_s: flo
         config.torch_device,
         config.save_every_s,
         strategies.parse_options(config.strategy_option),
+        config.sync_bn,
     )
     strategies.load(options.strategy, options.strategy_options)  # before the data: a wrong option is told at once
     size = min(config.image_size, DRY_SIZE) if config.dry_run else config.image_size

@@ -18,7 +18,7 @@ from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import data
+from search import data, distributed
 from search.alpha import WITHOUT_MULTIPLIER
 from search.data import Data, Split
 from search.divergence import lower, require_finite
@@ -48,6 +48,11 @@ class Phase(Protocol):
     @property
     def advice(self) -> str:
         """What to do where the loss is no number."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
         ...
 
     def advance(self) -> dict[str, Any]:
@@ -86,9 +91,10 @@ def weight_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
-    value = float(loss.detach())
+    value = float(distributed.mean(loss.detach()))
     require_finite(value, where, advice)
     loss.backward()  # type: ignore[no-untyped-call]
+    distributed.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
     optimizer.step()
     return value
 
@@ -121,6 +127,11 @@ class SearchPhase:
     def advice(self) -> str:
         """What to do where the loss is no number."""
         return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
+    @property
+    def module(self) -> nn.Module:
+        """The supernet."""
+        return self.state.supernet
 
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
@@ -175,6 +186,7 @@ class SearchPhase:
         x, y = data.batch(
             split, self.recipe.batch_size, self.state.seed, stream, step, augment=augment, flip=self.data.flip
         )
+        x, y = distributed.part(x, y)
         device = self.state.supernet.alpha_LK.device
         return x.to(device), y.to(device)
 
@@ -217,6 +229,11 @@ class TrainPhase:
         """What to do where the loss is no number."""
         return lower(self.recipe, "train_lr")
 
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.network
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = data.batch(
@@ -228,6 +245,7 @@ class TrainPhase:
             augment=self.recipe.augment,
             flip=self.data.flip,
         )
+        x, y = distributed.part(x, y)
         x, y = x.to(self.device), y.to(self.device)
         self.network.train()
         loss = weight_step(
@@ -263,10 +281,10 @@ def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: 
     """Share of `split` that `network` gets right, in eval mode: batch norm by its running statistics, which stay."""
     was_training = network.training
     network.eval()
-    right = 0
+    right, mine = torch.zeros(()), distributed.share(range(len(split)))
     with torch.no_grad():
-        for first in range(0, len(split), batch_size):
-            x, y = split.fetch(range(first, min(first + batch_size, len(split))))
-            right += int((network(x.to(device)).argmax(1).cpu() == y).sum())
+        for first in range(0, len(mine), batch_size):
+            x, y = split.fetch(mine[first : first + batch_size])
+            right += (network(x.to(device)).argmax(1).cpu() == y).sum()
     network.train(was_training)
-    return right / len(split)
+    return int(distributed.total(right)) / len(split)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from search import gates
+from search import distributed, gates
 from search.alpha import Batch, descend, latency_gradient
 from search.paths import along_sampled
 from search.rng import generator
@@ -56,7 +56,7 @@ class ProxylessG:
         with torch.no_grad():
             new_L2 = alpha_LK.gather(1, pair_L2)
             alpha_LK.scatter_(1, pair_L2, gates.keep_mass(old_L2, new_L2))
-        return {"valid_loss": float(loss.detach())}
+        return {"valid_loss": float(distributed.mean(loss.detach()))}
 
     def _full(self, state: SearchState, batch: Batch) -> dict[str, float]:
         """The same over all candidates of a block."""
@@ -83,7 +83,7 @@ def full_gate_gradient(state: SearchState, path: list[int], batch: Batch) -> tup
     with only_alpha(state.supernet):  # backward runs candidates too
         loss = functional.cross_entropy(state.supernet.forward_full(images, path, gates_LK), labels)
         _backward(loss)
-    return float(loss.detach()), _grad(gates_LK).to(state.supernet.alpha_LK)
+    return float(distributed.mean(loss.detach())), _grad(gates_LK).to(state.supernet.alpha_LK)
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -92,7 +92,8 @@ def _backward(loss: torch.Tensor) -> None:
 
 
 def _grad(leaf: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    """The gradient over the batch of all processes."""
+    return distributed.mean(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
 
 
 STRATEGY = ProxylessG
