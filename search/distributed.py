@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 from devices.errors import UserError
 
@@ -49,8 +50,22 @@ def begin(device: str) -> str:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+    store, rank_, world_ = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, store=_fresh(store), rank=rank_, world_size=world_, timeout=TIMEOUT)
     return device
+
+
+def _fresh(store: Any) -> Any:
+    """`store` without what an earlier start left in it.
+
+    Without --rdzv-backend, torchrun gives restarted processes the store of those that died, with their addresses in it,
+    and they would wait for each other for ever (torch 2.13).
+    """
+    count, node = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), os.environ.get("GROUP_RANK", "0")
+    used = any(store.check([f"metronome/{earlier}/{node}"]) for earlier in range(count))
+    store.set(f"metronome/{count}/{node}", "")
+    return PrefixStore(f"metronome/{count}", store) if used else store
 
 
 def end() -> None:
