@@ -88,7 +88,7 @@ class Adb:
             ("shell", f"{inner} </dev/null; c=$?; echo; echo {_EXIT}$c; exit $c"), limit_s + 5.0, True
         )
         body, mark, told = out.replace("\r\n", "\n").rpartition(f"\n{_EXIT}")
-        if not mark or not told.strip().isdecimal():
+        if not mark or not re.fullmatch(r"\s*[0-9]{1,3}\s*", told):
             lost = _failure("shell", err, self.serial)
             if not isinstance(lost, PhoneLost):
                 lost = PhoneLost(str(lost))

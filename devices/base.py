@@ -24,7 +24,8 @@ class Session(Protocol):
 
     A session may also have `node_times_s(loops) -> dict[str, float]`, seconds per inference by submodule, where the
     runtime can attribute them; `notes() -> dict`, facts that go into the table's provenance beside the times; and
-    `cache_state`, "cold" or "warm" (the default), which labels its rows.
+    `cache_state`, "cold" or "warm" (the default), which labels its rows; `parts`, into how many calls of `time_s` the
+    inferences of one sample may be split (1 where each call is long or costly, as a replay of a CUDA graph is).
     """
 
     def time_s(self, loops: int) -> float:

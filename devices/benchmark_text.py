@@ -6,22 +6,14 @@ ai-edge-litert wheel. The dialect is told by what is printed, never by a version
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
-from devices.base import DeviceError
+from devices.benchmark_delegates import delegates_in, demand
+from devices.benchmark_lines import BenchmarkTextError, lines_of, microseconds, printable
 
 #: The LiteRT summary rounds to 0.01 ms: half a step may be at most this share of what it tells.
 COARSE = 0.01
-
-
-class BenchmarkTextError(DeviceError):
-    """The output of benchmark_model is not one complete, honest measurement; the message says why."""
-
-
-class DelegateFallback(BenchmarkTextError):
-    """The delegate that was asked for did not run the whole model: the time is not that of the delegate."""
 
 
 class UnknownFlags(BenchmarkTextError):
@@ -52,26 +44,14 @@ class Outcome:
         return "mean" if self.median_s is None else "median"
 
 
-# "07-14 13:14:52.115 22838 22838 I tflite  : ", "INFO: ", "[benchmark_litert_model.h:88] ": each may be there.
-_PREFIX = re.compile(
-    r"^\s*(?:\d\d-\d\d [\d:.]+\s+\d+\s+\d+ [VDIWEF] [\w.-]+\s*: )?"
-    r"(?:(?:VERBOSE|INFO|WARN|WARNING|ERROR|FATAL): )?(?:\[[\w.]+:\d+\] ?)?"
-)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_COUNT = re.compile(r"count=(\d+)(?:\s|$)")
+_COUNT = re.compile(r"count=(\d{1,9})(?:\s|$)", re.A)
 _FIELD = re.compile(rf"\b(first|curr|min|max|avg|std|p5|median|p95)=({_NUMBER})(?=\s|$|\()")
 _NEW_END = re.compile(rf"Inference timings in us: Init: ({_NUMBER}), .*Inference \(avg\): ({_NUMBER})\s*$")
 _OLD_END = re.compile(
     rf"Average inference timings in us: Warmup: ({_NUMBER}), Init: ({_NUMBER}), (?:no stats|Inference): ({_NUMBER})\s*$"
 )
 _SUMMARY = re.compile(rf"(Model initialization|Inference \([\w|]+\)):\s+({_NUMBER})(?:\s*,\s*({_NUMBER}))? ?(.*)$")
-_APPLIED = re.compile(
-    r"Explicitly applied (.+?) delegate, and the model graph will be (completely|partially) executed by the delegate"
-)
-_NOT_APPLIED = re.compile(
-    r"Though (.+?) delegate is explicitly applied, the model graph will not be executed by the delegate"
-)
-_REPLACING = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\)")
 _FLAGS = re.compile(r"Unconsumed cmdline flags:\s*(.*\S)")
 _FAILURES = (
     "Failed to load model",
@@ -82,16 +62,6 @@ _FAILURES = (
     "Benchmarking failed",
     "Please specify the name of your TF Lite input file",
 )
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines of `text` without log prefixes (`INFO: `, logcat's, source positions)."""
-    return [_PREFIX.sub("", line) for line in printable(text).split("\n")]
-
-
-def printable(text: str) -> str:
-    """`text` with what is neither printable nor a line's end or a tab replaced: it goes into messages."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "?" for c in text.replace("\r", ""))
 
 
 def parse(text: str, *, runs: int | None = None, delegate: str | None = None) -> Outcome:
@@ -110,9 +80,9 @@ def parse(text: str, *, runs: int | None = None, delegate: str | None = None) ->
     for line in lines:
         if line.startswith(_FAILURES):
             raise BenchmarkTextError(f"benchmark_model says: {line.strip()[:200]}{_errors(text, line)}")
-    delegates = _delegates(lines)
+    delegates = delegates_in(lines)
     if delegate is not None:
-        _demand(delegate, delegates, lines)
+        demand(delegate, delegates, lines)
     outcome = _classic(lines, delegates) or _litert(lines, delegates)
     if outcome is None:
         raise BenchmarkTextError(f"no result in what benchmark_model printed: {_excerpt(text)}")
@@ -157,7 +127,7 @@ def _classic(lines: list[str], delegates: tuple[tuple[str, str], ...]) -> Outcom
         tolerance = 0.02 * closing_us + 6.0  # two decimals of a ms
     else:
         end = ends[0]
-        init_us, closing_us = (_us(end[1]), _us(end[2])) if end.re is _NEW_END else (_us(end[2]), _us(end[3]))
+        init_us, closing_us = map(microseconds, end.group(1, 2) if end.re is _NEW_END else end.group(2, 3))
         init_s, tolerance = init_us * 1e-6, 1e-4 * closing_us + 1.0  # 6 significant digits, or an integer
     if abs(values["avg"] - closing_us) > tolerance:
         raise BenchmarkTextError(
@@ -181,7 +151,7 @@ def _classic(lines: list[str], delegates: tuple[tuple[str, str], ...]) -> Outcom
 def _count_line(line: str) -> tuple[int, dict[str, float]]:
     """(n, statistics in microseconds) of a `count=` line; `count=N curr=X(all same)` or a single run give one value."""
     head = _COUNT.match(line)
-    values = {name: _us(number) for name, number in _FIELD.findall(line)}
+    values = {name: microseconds(number) for name, number in _FIELD.findall(line)}
     if head is None or int(head[1]) < 1 or "curr" not in values:
         raise BenchmarkTextError(f"cut or garbled line '{line[:120]}'")
     runs = int(head[1])
@@ -204,11 +174,11 @@ def _litert(lines: list[str], delegates: tuple[tuple[str, str], ...]) -> Outcome
         if m := _SUMMARY.match(line.strip()):
             if m[1] in found:
                 raise BenchmarkTextError("the output of several invocations is mixed up: two summaries")
-            found[m[1]] = (_us(m[2]) * 1e-3, None if m[3] is None else _us(m[3]) * 1e-3, m[4])
+            found[m[1]] = (microseconds(m[2]) * 1e-3, None if m[3] is None else microseconds(m[3]) * 1e-3, m[4])
     if "Inference (avg)" not in found or "Inference (std)" not in found:
         raise BenchmarkTextError("cut output: the summary lacks 'Inference (avg)' or 'Inference (std)'")
     mean_s, _, rest = found["Inference (avg)"]
-    runs = re.fullmatch(r"ms \((\d+) runs\)\s*", rest)
+    runs = re.fullmatch(r"ms \((\d{1,9}) runs\)\s*", rest, re.A)
     if runs is None or int(runs[1]) < 1:
         raise BenchmarkTextError("garbled line 'Inference (avg)' in the summary")
     median = found.get("Inference (median)")
@@ -233,43 +203,6 @@ def _litert(lines: list[str], delegates: tuple[tuple[str, str], ...]) -> Outcome
         None if init is None else init[0],
         delegates,
     )
-
-
-def _delegates(lines: list[str]) -> tuple[tuple[str, str], ...]:
-    found = []
-    for line in lines:
-        if m := _APPLIED.search(line):
-            found.append((m[1], "complete" if m[2] == "completely" else "partial"))
-        elif m := _NOT_APPLIED.search(line):
-            found.append((m[1], "none"))
-    return tuple(found)
-
-
-def _demand(delegate: str, delegates: tuple[tuple[str, str], ...], lines: list[str]) -> None:
-    """Raise DelegateFallback unless the output says that `delegate` runs the whole model."""
-    said = [how for name, how in delegates if name.lower() == delegate.lower()]
-    if not said:  # LiteRT 2.x says it only in its verbose line
-        for line in lines:
-            m = _REPLACING.search(line)
-            if m and delegate.lower() in m[3].lower():
-                said.append("complete" if m[1] == m[2] else "partial")
-    if said and said[-1] == "complete":
-        return
-    why = (
-        f"nothing in the output says that the {delegate} delegate ran the model"
-        if not said
-        else f"the {delegate} delegate runs only part of the model, the CPU the rest"
-        if said[-1] == "partial"
-        else f"the {delegate} delegate runs nothing of the model: silent fallback to the CPU"
-    )
-    raise DelegateFallback(f"{why}; the time would not be the {delegate}'s (delegate in the device file)")
-
-
-def _us(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value) or value < 0:
-        raise BenchmarkTextError(f"'{text}' is no time")
-    return value
 
 
 def _errors(text: str, but: str) -> str:

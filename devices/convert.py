@@ -29,6 +29,8 @@ from typing import IO, TYPE_CHECKING
 from devices.base import DeviceError, DeviceUnavailable
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
 QUANTIZATIONS = ("fp32", "fp16", "dynamic", "int8")
@@ -43,15 +45,20 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache" / "metronome") / "tflite"
 
 
-def to_tflite(module: nn.Module, input_shape: tuple[int, ...], quantization: str = "fp32") -> Path:
+def to_tflite(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    quantization: str = "fp32",
+    calibration: npt.NDArray[np.float32] | None = None,
+) -> Path:
     """The .tflite file of `module` in eval mode for a fixed `input_shape` (batch, channels, height, width).
 
     Input and 4-d outputs of the model are NHWC. `quantization`: fp32; fp16 (weights stored as halves); dynamic
-    (int8 weights, activations quantised at run time); int8 (weights and activations, calibrated on random inputs:
-    right for timing, not for accuracy). Raises DeviceError where the module cannot be converted, DeviceUnavailable
-    where litert-torch is not installed.
+    (int8 weights, activations quantised at run time); int8 (weights and activations, calibrated on `calibration`,
+    inputs (n, batch, channels, height, width); without it on random ones: right for timing, not for accuracy).
+    Raises DeviceError where the module cannot be converted, DeviceUnavailable where litert-torch is not installed.
     """
-    (result,) = to_tflite_many([(module, input_shape)], quantization)
+    (result,) = to_tflite_many([(module, input_shape)], quantization, calibration=calibration)
     if isinstance(result, Exception):
         raise result
     return result
@@ -61,6 +68,7 @@ def to_tflite_many(
     jobs: Iterable[tuple[nn.Module, tuple[int, ...]]],
     quantization: str = "fp32",
     on_done: Callable[[int], None] = lambda done: None,
+    calibration: npt.NDArray[np.float32] | None = None,
 ) -> list[Path | DeviceError]:
     """Convert `jobs` in WORKERS processes. Returns a file or the error for each, in order; `on_done(how many)`.
 
@@ -84,16 +92,16 @@ def to_tflite_many(
         try:
             for index, (module, shape) in enumerate(jobs):
                 results.append(None)
-                path = cache_folder() / f"{content_hash(module, shape, quantization)}.tflite"
+                path = cache_folder() / f"{content_hash(module, shape, quantization, calibration)}.tflite"
                 if path.exists():
                     keep(index, path)
                     continue
-                _check_installed()
+                check_installed()
                 while len(busy) >= WORKERS:
                     collect()
                 worker = next((w for w in _WORKERS if w not in busy), None) or _Worker()
                 try:
-                    worker.start(_frozen(module), shape, quantization, path)
+                    worker.start(_frozen(module), shape, quantization, path, calibration)
                     busy[worker] = index
                 except DeviceError as error:
                     keep(index, error)
@@ -111,9 +119,14 @@ def release() -> None:
         _WORKERS[-1].end()
 
 
-def content_hash(module: nn.Module, input_shape: tuple[int, ...], quantization: str) -> str:
+def content_hash(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    quantization: str,
+    calibration: npt.NDArray[np.float32] | None = None,
+) -> str:
     """sha256 over all that decides the file: the tree of classes and their settings, code of classes that are not
-    torch's own, weights, input shape, quantisation, versions of torch and of the converter."""
+    torch's own, weights, input shape, quantisation and its inputs, versions of torch and of the converter."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
@@ -127,6 +140,9 @@ def content_hash(module: nn.Module, input_shape: tuple[int, ...], quantization: 
     for name, value in module.state_dict().items():
         add(name, value.dtype, tuple(value.shape))
         digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
+    if calibration is not None:
+        add("calibration", calibration.shape)
+        digest.update(calibration.tobytes())
     return digest.hexdigest()
 
 
@@ -146,12 +162,14 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _check_installed() -> None:
+def check_installed() -> str:
+    """The converter and its version. Raises DeviceUnavailable where it is not installed."""
     if importlib.util.find_spec("litert_torch") is None:
         raise DeviceUnavailable(
             "litert-torch, which makes .tflite files of torch modules, is not installed: "
             "pip install 'metronome-nas[tflite]'"
         )
+    return f"litert-torch {_version('litert-torch')}"
 
 
 def _frozen(module: nn.Module) -> bytes:
@@ -183,11 +201,18 @@ class _Worker:
         self._path, self.deadline_s = Path(), 0.0
         _WORKERS.append(self)
 
-    def start(self, module: bytes, shape: tuple[int, ...], quantization: str, path: Path) -> None:
+    def start(
+        self,
+        module: bytes,
+        shape: tuple[int, ...],
+        quantization: str,
+        path: Path,
+        calibration: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         """Hand over a job; its answer makes `answers` readable."""
         self._path, self.deadline_s = path, time.monotonic() + LIMIT_S
         try:
-            pickle.dump((module, shape, quantization, str(path)), self._jobs)
+            pickle.dump((module, shape, quantization, str(path), calibration), self._jobs)
             self._jobs.flush()
         except BrokenPipeError:
             pass  # it is dead: `result` reads the end of `answers` and says so

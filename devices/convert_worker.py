@@ -43,7 +43,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     return folded
 
 
-def convert(module: nn.Module, input_shape: tuple[int, ...], quantization: str) -> bytes:
+def convert(module: nn.Module, input_shape: tuple[int, ...], quantization: str, calibration: Any = None) -> bytes:
     """The .tflite content; see `devices.convert.to_tflite`."""
     import litert_torch
     import torch
@@ -58,10 +58,12 @@ def convert(module: nn.Module, input_shape: tuple[int, ...], quantization: str) 
         folded = litert_torch.to_channel_last_io(folded, args=[0], outputs=[0] if outputs.ndim == 4 else None).eval()
         example = example.permute(0, 2, 3, 1).contiguous()
     model: bytes = litert_torch.convert(folded, (example,)).model_content()
-    return model if quantization == "fp32" else quantize(model, tuple(example.shape), quantization)
+    if calibration is not None and calibration.ndim == 5:
+        calibration = calibration.transpose(0, 1, 3, 4, 2)
+    return model if quantization == "fp32" else quantize(model, tuple(example.shape), quantization, calibration)
 
 
-def quantize(model: bytes, nhwc_shape: tuple[int, ...], quantization: str) -> bytes:
+def quantize(model: bytes, nhwc_shape: tuple[int, ...], quantization: str, inputs_NHWC: Any = None) -> bytes:
     """`model` with fp16 weights, int8 weights (dynamic), or int8 weights and activations, by ai-edge-quantizer."""
     import numpy as np
     from ai_edge_quantizer import quantizer, recipe
@@ -80,24 +82,28 @@ def quantize(model: bytes, nhwc_shape: tuple[int, ...], quantization: str) -> by
         (signature,) = Interpreter(model_content=model).get_signature_list().items()
         name, inputs = signature[0], signature[1]["inputs"]
         rng = np.random.default_rng(0)
-        data = [{inputs[0]: rng.standard_normal(nhwc_shape, dtype=np.float32)} for _ in range(CALIBRATION_INPUTS)]
+        random = (rng.standard_normal(nhwc_shape, dtype=np.float32) for _ in range(CALIBRATION_INPUTS))
+        given = random if inputs_NHWC is None else map(np.ascontiguousarray, inputs_NHWC)
+        data = [{inputs[0]: x} for x in given]
         calibration = made.calibrate({name: data}, num_threads=1)
     return bytes(made.quantize(calibration).quantized_model)
 
 
 def serve() -> None:
-    """Serve jobs: a pickle of (pickled module, input shape, quantization, path) each, answered by a line of JSON."""
+    """Serve jobs: a pickle of (pickled module, input shape, quantization, path, calibration) each, answered by a line
+    of JSON.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the converter prints: its talk must not mix with the answers
     warnings.simplefilter("ignore")
     while True:
         try:
-            frozen, shape, quantization, path = pickle.load(sys.stdin.buffer)
+            frozen, shape, quantization, path, calibration = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         error = None
         try:
-            write(Path(path), convert(pickle.loads(frozen), shape, quantization))
+            write(Path(path), convert(pickle.loads(frozen), shape, quantization, calibration))
         except Exception as failure:  # whatever the converter raises is told to whoever asked
             error = f"{type(failure).__name__}: {' '.join(str(failure).split())[:400]}"
         answers.write(json.dumps({"error": error}) + "\n")

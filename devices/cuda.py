@@ -1,8 +1,4 @@
-"""An NVIDIA GPU through torch: CUDA graphs of many calls between two events.
-
-A small eager op measures the CPU that launches it (5 to 10 us a launch); a graph of N calls, replayed between events,
-measures the GPU. The eager host time stands beside it in `notes`: an eager network takes about the larger of the sums.
-"""
+"""An NVIDIA GPU through torch: what its device file asks for, inputs and memory. Timing: devices/cuda_session.py."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from devices.base import DeviceError, DeviceUnavailable
+from devices.cuda_session import L2_TIMES, CudaSession
 from devices.nvml import Clocks, Nvml
 from devices.spec import DeviceSpec
 
@@ -23,149 +20,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 CACHES = ("cold", "warm")
-L2_TIMES = 4  # cold: this many times the L2 cache is read through before an input comes round again
-GRAPH_S = 200e-6  # a graph lasts at least this long: events resolve 0.5 us
-GRAPH_MAX_S = 50e-3
-MAX_CALLS = 1024
 ALIGN = 128  # elements: an input that begins off a boundary would be given other kernels
-TRIES = 5  # of a batch that was throttled
-COOL_S = 2.0
-
-
-class CudaSession:
-    """A module captured in a CUDA graph. `cuda` is torch.cuda, or what stands in for it in a test."""
-
-    def __init__(self, device: CudaDevice, module: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self._device, self._cuda = device, device.cuda
-        self.cache_state = device.cache
-        self._module: nn.Module | None = module
-        with self._errors(), device.arithmetic():
-            eager_s = self._eager_s(device.inputs(input_shape, 1)[0])
-            self._inputs = device.inputs(input_shape, self._calls(input_shape, eager_s))
-            self._graph: Any = self._capture()
-            self._host_s = self._host()
-
-    def time_s(self, loops: int) -> float:
-        """GPU seconds for `loops` inferences, from whole replays of the graph. Throttled batches are taken again."""
-        if self._module is None:
-            raise DeviceError("the session is closed")
-        replays = math.ceil(loops / len(self._inputs))
-        reasons: set[str] = set()
-        for attempt in range(TRIES):
-            if attempt:
-                self._device.sleep(COOL_S)
-            with self._errors():
-                seconds = self._between_events(lambda: [self._graph.replay() for _ in range(replays)])
-            clocks = self._device.clocks()
-            if clocks is None or not clocks.throttled:
-                return seconds / (replays * len(self._inputs)) * loops
-            reasons.update(clocks.names)
-        raise DeviceError(f"the GPU throttles ({', '.join(sorted(reasons))}) after {TRIES} tries: let it cool")
-
-    def node_times_s(self, loops: int) -> dict[str, float]:
-        """Seconds per inference by direct submodule, from events around each in eager runs: gaps between launches
-        are counted in, so use them as shares."""
-        if self._module is None:
-            raise DeviceError("the session is closed")
-        marks: list[tuple[str, Any, Any]] = []
-        starts: dict[str, Any] = {}
-
-        def before(name: str) -> Callable[..., None]:
-            return lambda *_: starts.__setitem__(name, self._mark())
-
-        def after(name: str) -> Callable[..., None]:
-            return lambda *_: marks.append((name, starts.pop(name), self._mark()))
-
-        hooks = []
-        for name, part in self._module.named_children():
-            hooks += [part.register_forward_pre_hook(before(name)), part.register_forward_hook(after(name))]
-        try:
-            with self._errors(), self._device.arithmetic():
-                for i in range(loops):
-                    self._call(self._inputs[i % len(self._inputs)])
-                self._cuda.synchronize()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found: dict[str, float] = {}
-        for name, start, end in marks:
-            found[name] = found.get(name, 0.0) + start.elapsed_time(end) * 1e-3 / loops
-        return found
-
-    def notes(self) -> dict[str, Any]:
-        """Facts beside the times: eager host seconds per inference, calls in the graph, clocks at this moment."""
-        clocks = self._device.clocks()
-        seen = (
-            {} if clocks is None else {"sm_mhz": clocks.sm_mhz, "memory_mhz": clocks.memory_mhz, "clocks": clocks.names}
-        )
-        return {"eager_host_s": self._host_s, "calls": len(self._inputs), **seen}
-
-    def close(self) -> None:
-        """Free the graph and the weights."""
-        self._module = self._graph = None
-        self._inputs = []
-
-    def _calls(self, input_shape: tuple[int, ...], eager_s: float) -> int:
-        """How many inferences one graph holds."""
-        enough = math.ceil(GRAPH_S / eager_s) if eager_s < GRAPH_S else 1
-        if self._device.cache == "cold":
-            enough = max(enough, math.ceil(L2_TIMES * self._device.l2_bytes / self._device.bytes_of(input_shape)))
-        return max(1, min(enough, MAX_CALLS, math.floor(GRAPH_MAX_S / eager_s)))
-
-    def _eager_s(self, x: torch.Tensor) -> float:
-        """GPU seconds of one eager inference, after cuDNN has chosen its algorithms."""
-        side = self._cuda.Stream()
-        side.wait_stream(self._cuda.current_stream())
-        with self._cuda.stream(side):  # torch: warm up on a side stream before a capture
-            for _ in range(3):
-                self._call(x)
-        self._cuda.current_stream().wait_stream(side)
-        return max(self._between_events(lambda: self._call(x)), 1e-7)
-
-    def _capture(self) -> Any:
-        graph = self._cuda.CUDAGraph()
-        with self._cuda.graph(graph):
-            for x in self._inputs:
-                self._call(x)
-        graph.replay()
-        self._cuda.synchronize()
-        return graph
-
-    def _host(self, loops: int = 20) -> float:
-        """Host seconds to launch one eager inference: the queue is empty at the start and not waited for."""
-        self._cuda.synchronize()
-        start = time.perf_counter()
-        for i in range(loops):
-            self._call(self._inputs[i % len(self._inputs)])
-        seconds = (time.perf_counter() - start) / loops
-        self._cuda.synchronize()
-        return seconds
-
-    def _between_events(self, work: Callable[[], object]) -> float:
-        start = self._mark()
-        work()
-        end = self._mark()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3
-
-    def _mark(self) -> Any:
-        event = self._cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _call(self, x: torch.Tensor) -> None:
-        import torch
-
-        assert self._module is not None
-        with torch.no_grad():
-            self._module(x)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one too
-            raise DeviceError(f"{self._device.name}: {' '.join(str(error).split())[:300]}") from error
 
 
 class CudaDevice:
@@ -203,19 +58,49 @@ class CudaDevice:
         self._where = where or f"cuda:{self.index}"
         self._properties = self.cuda.get_device_properties(self.index)
         self.l2_bytes = int(self._properties.L2_cache_size)
+        if self.cache == "cold" and self.l2_bytes <= 0:
+            raise DeviceUnavailable(
+                f"{self._properties.name} does not tell the size of its L2 cache, which cold times need: "
+                'cache = "warm" in a device file of your own'
+            )
         self._dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision, torch.float32)
         self._arena: torch.Tensor | None = None
+        self._stream: Any = None
+        self._first_graph: Any = None
         self._nvml = nvml or self._open_nvml()
 
     def _open_nvml(self) -> Nvml | None:
         try:
-            return Nvml(f"GPU-{self._properties.uuid}")
+            nvml = Nvml(f"GPU-{self._properties.uuid}")
+            nvml.clocks()  # virtual GPUs and MIG slices have a handle, but tell no clocks
         except (OSError, AttributeError):
             return None  # described as "not watched"
+        return nvml
 
     def clocks(self) -> Clocks | None:
-        """Clocks and throttle reasons at this moment; None where NVML is not to be had."""
-        return None if self._nvml is None else self._nvml.clocks()
+        """Clocks and throttle reasons at this moment; None where NVML is not to be had. Raises DeviceError."""
+        try:
+            return None if self._nvml is None else self._nvml.clocks()
+        except OSError as error:
+            raise DeviceError(f"{self.name}: the GPU no longer tells its clocks ({error})") from error
+
+    def stream(self) -> Any:
+        """The stream of all warm-ups and captures: graphs share memory only if captured on one stream."""
+        self._stream = self._stream or self.cuda.Stream()
+        return self._stream
+
+    def capture(self, work: Callable[[], object]) -> Any:
+        """A CUDA graph of `work`. All graphs share the memory pool of the first: they never run at the same time and
+        none needs what another left, so that a hundred networks take the memory of the largest.
+
+        The first graph is kept for as long as this device: a pool without a graph is gone.
+        """
+        graph = self.cuda.CUDAGraph()
+        pool = None if self._first_graph is None else self._first_graph.pool()
+        with self.cuda.graph(graph, pool=pool, stream=self.stream()):
+            work()
+        self._first_graph = self._first_graph or graph
+        return graph
 
     def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Bytes of one input."""

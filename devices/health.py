@@ -46,8 +46,20 @@ def _generic(spec: DeviceSpec, options: dict[str, Any]) -> Iterator[Check]:
     yield Check(
         "runtime", True, ", ".join(f"{k} {v}" for k, v in about.items() if k in ("runtime", "threads", "dtype"))
     )
+    if hasattr(device, "convert_ahead"):
+        yield converter()
     if "cpu" in about:
         yield from _host()
+
+
+def converter() -> Check:
+    """What makes .tflite files, for devices that take them."""
+    from devices.convert import check_installed
+
+    try:
+        return Check("converter", True, check_installed())
+    except DeviceUnavailable as error:
+        return Check("converter", False, str(error))
 
 
 def _host() -> Iterator[Check]:

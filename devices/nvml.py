@@ -50,13 +50,15 @@ class Nvml:
     def __init__(self, uuid: str, library: ctypes.CDLL | None = None) -> None:
         self._library = library or ctypes.CDLL("libnvidia-ml.so.1")
         self._handle = ctypes.c_void_p()
+        new, old = "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
+        self._reasons = new if hasattr(self._library, new) else old  # renamed in 2023, driver 535
         self._call("nvmlInit_v2")
         self._call("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._handle))
 
     def clocks(self) -> Clocks:
         """The state at this moment."""
         reasons = ctypes.c_ulonglong()
-        self._call("nvmlDeviceGetCurrentClocksThrottleReasons", self._handle, ctypes.byref(reasons))
+        self._call(self._reasons, self._handle, ctypes.byref(reasons))
         return Clocks(self._clock(CLOCK_SM), self._clock(CLOCK_MEM), reasons.value)
 
     def driver(self) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from devices.benchmark_text import BenchmarkTextError, lines_of, printable
+from devices.benchmark_lines import BenchmarkTextError, lines_of, printable
 
 _REGULAR = "Operator-wise Profiling Info for Regular Benchmark Runs"
 _SECTION = re.compile(r"^=+ (.+?) =+\s*$")
-_EXECUTED = re.compile(r"Number of nodes executed: (\d+)")
-_OBSERVED = re.compile(r"^(\d+) nodes observed")
+_OBSERVED = re.compile(r"^(\d{1,9}) nodes observed", re.A)
 
 
 @dataclass(frozen=True)

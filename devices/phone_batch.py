@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from devices.adb import exit_meaning
 from devices.base import DeviceError
-from devices.benchmark_text import Outcome, parse, printable
+from devices.benchmark_lines import printable
+from devices.benchmark_text import Outcome, parse
 from devices.phone_state import effective_mhz, parse_time_in_state
 
 #: adbd of Android 6 and older takes 4096 bytes of command; leave room for the wrapping.
@@ -117,7 +118,7 @@ def read_batch(text: str, jobs: Sequence[Job], delegate: str) -> dict[str, Outco
     found: dict[str, Outcome | DeviceError] = {}
     by_file = {job.file: job for job in jobs}
     for m in re.finditer(
-        r"^@@job (\S+)\n(.*?)^@@stderr\n(.*?)^@@end (\S+) (\d+)\n", text.replace("\r", ""), re.M | re.S
+        r"^@@job (\S+)\n(.*?)^@@stderr\n(.*?)^@@end (\S+) ([0-9]{1,3})\n", text.replace("\r", ""), re.M | re.S
     ):
         file, out, err, end, code = m.groups()
         if file != end or file not in by_file or "\n@@job " in out:

@@ -10,7 +10,7 @@ from devices.adb_states import PhoneUnavailable, choose
 from devices.android import attached_for
 from devices.base import DeviceError, DeviceUnavailable
 from devices.benchmark_binary import find_binary
-from devices.health import Check
+from devices.health import Check, converter
 from devices.phone_options import check_model, check_options, option, setup_mask
 from devices.phone_runner import HOT_BATTERY_C, heat_text
 from devices.phone_settings import SettingsKeeper
@@ -28,6 +28,7 @@ def checks(spec: DeviceSpec) -> Iterator[Check]:
     try:
         binary = find_adb()
         yield Check("adb", True, str(binary))
+        yield converter()
         attached = Adb(binary).devices()
     except (PhoneUnavailable, DeviceError) as error:
         yield Check("adb", False, str(error))

@@ -83,7 +83,7 @@ class Facts:
     def sdk(self) -> int:
         """The API level; 0 where it is not told."""
         text = self.props.get("ro.build.version.sdk", "")
-        return int(text) if text.isdecimal() else 0
+        return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
 
 
 def read_facts(text: str) -> Facts:
@@ -124,7 +124,7 @@ def _cpus(text: str) -> tuple[int, ...]:
     cpus: set[int] = set()
     for part in re.split(r"[ ,]+", text.strip()):
         first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 255:
+        if not re.fullmatch(r"[0-9]{1,3}(-[0-9]{1,3})?", part) or int(last or first) > 255:
             return ()
         cpus.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(cpus))

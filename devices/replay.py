@@ -54,9 +54,15 @@ class ReplayDevice:
     """Plays `seconds_of(key)` for a module whose attribute `key` names it."""
 
     def __init__(
-        self, seconds_of: Callable[[str], float], script: Script | None = None, seed: int = 0, name: str = "replay"
+        self,
+        seconds_of: Callable[[str], float],
+        script: Script | None = None,
+        seed: int = 0,
+        name: str = "replay",
+        threads: int = 1,
     ) -> None:
         self.name, self._seconds_of, self._script = name, seconds_of, script or Script()
+        self._threads = threads  # only told
         self._rng = random.Random(seed)
         self._sigma = math.sqrt(math.log1p(self._script.noise_cv**2))
         self.now_s = 0.0
@@ -68,7 +74,8 @@ class ReplayDevice:
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint."""
-        return {"device": self.name, "runtime": "replay", "noise_cv": self._script.noise_cv}
+        about = {"device": self.name, "runtime": "replay", "noise_cv": self._script.noise_cv}
+        return about | ({"threads": self._threads} if self._threads != 1 else {})
 
     def _sample(self, seconds: float) -> float:
         script, self.calls = self._script, self.calls + 1
@@ -122,7 +129,8 @@ def _by_length(key: str) -> float:
 
 def open_device(spec: DeviceSpec) -> ReplayDevice:
     """The device that `spec` describes."""
-    spec.only("recording", "noise_cv", "seed")
+    spec.only("recording", "noise_cv", "seed", "threads")
     path = spec.option("recording", "")
     seconds_of = _recorded(read_recording(Path(path)), path) if path else _by_length
-    return ReplayDevice(seconds_of, Script(noise_cv=spec.option("noise_cv", 0.0)), spec.option("seed", 0), spec.name)
+    script = Script(noise_cv=spec.option("noise_cv", 0.0))
+    return ReplayDevice(seconds_of, script, spec.option("seed", 0), spec.name, spec.option("threads", 1))

@@ -59,7 +59,7 @@ def read(path: Path) -> DeviceSpec:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, a number of thousands of digits
         raise SpecError(f"{path}: not TOML: {error}") from None
     for key in content:
         if key not in ("runtime", "description", "options"):

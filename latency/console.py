@@ -113,7 +113,8 @@ def run(work: Callable[[Ui, argparse.Namespace], dict[str, Any] | None], args: a
         return 2
     except KeyboardInterrupt as stop:
         print(
-            f"interrupted: {stop or 'what was finished is saved; run the same command again to go on'}", file=sys.stderr
+            f"interrupted: {str(stop) or 'what was finished is saved; run the same command again to go on'}",
+            file=sys.stderr,
         )
         return 130
     except BrokenPipeError:

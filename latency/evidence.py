@@ -23,7 +23,7 @@ import numpy as np
 from latency.stats import Floats
 
 MAX_STEPS = 60
-MIN_NOISE = 1e-5  # relative: published files are rounded
+MIN_NOISE = 3e-7  # relative: published files are rounded
 NU = (np.inf, 8.0, 4.0, 2.0)  # tails of the networks' noise to choose from: Gaussian, or Student's t
 
 
@@ -122,7 +122,7 @@ def linearise(rows: Rows, prior_mean: Floats, u: Floats, level: Level, noise: No
     alone = ~rows.network
     jacobian[alone] = np.pad(rows.counts[alone], ((0, 0), (0, 2)))
     residual[alone] = np.log(y[alone]) - rows.counts[alone] @ u[:-2]
-    variance = rows.rel_var + np.where(rows.network, noise.network, noise.alone) ** 2 + 1e-12
+    variance = rows.rel_var + np.where(rows.network, noise.network, noise.alone) ** 2 + 1e-16
     return Linearised(residual + jacobian @ (u - m), jacobian, variance)
 
 
@@ -165,7 +165,7 @@ def solve(
             break
         moved = float(np.abs(full @ step).max()) * size
         alpha, value = alpha + size * step, new
-        if moved < 1e-6:
+        if moved < 1e-9:
             break
     values, vectors = np.linalg.eigh(q_matrix)
     kept = values > 1e-12 * max(values[-1], 1e-300)

@@ -25,13 +25,14 @@ SHAPE = (
     "log_groups",
     "log_dilation",
     "log_batch",
+    "max_pool",
 )
 #: What the op computes and moves.
 WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
 FEATURES = SHAPE + WORK
 
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
-DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "dtype")
+DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype")
 
 
 def features(op: Op) -> Floats:
@@ -60,6 +61,7 @@ def features(op: Op) -> Floats:
         )
     )
     shape = [*log[:7], get("shortcut", 0), get("se", 0), float(getattr(op, "act", "") == "hswish"), *log[7:]]
+    shape.append(float(getattr(op, "pool", "") == "max"))
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
     return np.array([*shape, *work], dtype=np.float64)
 

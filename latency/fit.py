@@ -51,7 +51,7 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         said = ", ".join(f"{name} {error:.1%}" for name, error in errors["extrapolation"].items())
         ui.say(f"outside what was measured (all ops of one value left out at once): {said}")
     if errors["network_mape"] is None and errors.get("network_loo_mape") is not None:
-        ui.say(f"{errors['networks_fit']} networks, each left out in turn: MAPE {errors['network_loo_mape']:.2%}")
+        ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
     if errors["network_mape"] is not None:
         rows = [["this predictor", f"{errors['network_mape']:.2%}", f"{errors['network_spearman']:.3f}"]]
         rows += [
@@ -88,20 +88,27 @@ def stale(table: Path) -> bool:
     return not pkl.exists() or pkl.stat().st_mtime < table.stat().st_mtime
 
 
-def _write(ui: Ui, fitted: Fitted, out: Path, page: bool) -> dict[str, Any]:
+def _page(args: argparse.Namespace, out: Path) -> Path | None:
+    """Where the page of errors goes; None where none is wanted."""
+    return None if args.no_report else Path(args.report) if args.report else out.with_suffix(".html")
+
+
+def _write(ui: Ui, fitted: Fitted, out: Path, page: Path | None) -> dict[str, Any]:
     predictor, details = fitted
     predictor.save(out)
     tell(ui, predictor)
     ui.say(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB)")
-    if page:
+    if page is not None:
         from latency.fit_report import write_report
 
-        ui.say(f"wrote {write_report(out.with_suffix('.html'), predictor, details)}")
+        ui.say(f"wrote {write_report(page, predictor, details)}")
     return summary(predictor)
 
 
 def _check(args: argparse.Namespace) -> None:
     """What goes with what. Raises UserError naming the option."""
+    if args.report and args.no_report:
+        raise UserError("--report HTML and --no-report: one or the other")
     if args.folds < 0 or args.folds == 1:
         raise UserError(f"--folds {args.folds}: 0 (leave one op out) or at least 2")
     if args.networks and not (args.space and args.column):
@@ -159,21 +166,22 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         return summary(predictor)
     single = _single(ui, args)
     if single is not None:
-        return _write(ui, *single, args.report)
+        return _write(ui, *single, _page(args, single[1]))
     paths = [Path(t) for t in args.tables] or sorted(
         p for p in TABLES.glob("*.csv") if not p.name.endswith(".samples.csv")
     )
     if not paths:
         raise UserError(f"no table in {TABLES}/: make one with python -m latency.profile --device cpu")
-    if args.out and len(paths) != 1:
-        raise UserError(f"--out takes one table, there are {len(paths)}")
+    for option, value in (("--out", args.out), ("--report", args.report)):
+        if value and len(paths) != 1:
+            raise UserError(f"{option} takes one table, there are {len(paths)}")
     found = []
     for path in paths:
         out = Path(args.out) if args.out else path.with_suffix(".pkl")
         if args.tables or stale(path):
             from latency.fit_sources import fit_table
 
-            found.append(_write(ui, fit_table(path, args.folds, ui), out, args.report))
+            found.append(_write(ui, fit_table(path, args.folds, ui), out, _page(args, out)))
         else:
             ui.say(f"{out} is newer than {path}: up to date")
             found.append(summary(load_predictor(out)))
@@ -206,9 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--device", help="the name of the predictor, where it is not fitted from a table alone")
     made.add_argument("--out", help="where to write the predictor (default: beside the table, or tables/DEVICE.pkl)")
     made.add_argument("--folds", type=int, default=10, help="folds of the cross-validation over ops; 0 leaves one out")
-    made.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="write a page of the errors beside it"
-    )
+    made.add_argument("--report", metavar="HTML", help="where the page of its errors goes (default: beside it)")
+    made.add_argument("--no-report", action="store_true", help="write no page of its errors")
     return run(_work, made.parse_args(argv))
 
 

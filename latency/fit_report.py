@@ -34,7 +34,7 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
         parts += [_baselines(errors), _networks_plot(details)]
     elif errors.get("network_loo_mape") is not None:
         parts.append(
-            f"<p>{errors['networks_fit']} networks, each left out in turn: MAPE {errors['network_loo_mape']:.2%}</p>"
+            f"<p>{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}</p>"
         )
     if details.left_out:
         parts += ["<h2>Ops left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from latency.console import Ui
-from latency.fitting import Details, FitError, fit_detailed
+from latency.fitting import Details, fit_detailed
 from latency.joint import Observation
 from latency.network_file import read_networks
+from latency.op_fit import FitError
 from latency.predictor import LatencyPredictor
 from latency.published import read_published
 from latency.space import load_space
 from latency.table import LatencyTable
-from latency.transfer import CORRECTION, check_sources, load_sources, mixture_prior
+from latency.transfer import check_sources, fit_from, load_sources
 
 Z95 = 1.96
 
@@ -25,7 +27,6 @@ Fitted = tuple[LatencyPredictor, Details]
 
 def observations(table: LatencyTable) -> list[Observation]:
     """The rows of `table` as observations; the standard error is that of the 95 % interval of the median."""
-
     return [
         Observation(row.ops, row.median_s, (row.ci_high_s - row.ci_low_s) / 2 / Z95, row.drift) for row in table.rows()
     ]
@@ -33,7 +34,6 @@ def observations(table: LatencyTable) -> list[Observation]:
 
 def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     """Fit the table at `path`: its ops, its networks, or both. Raises TableError, FitError."""
-
     table = LatencyTable(path)
     rows = _observed(path, observations(table))
     content = table.provenance()
@@ -44,7 +44,6 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
 
 
 def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
-
     if not rows:
         raise FitError(
             f"{path}: no measured ops in it; run python -m latency.profile again, it goes on where it stopped"
@@ -63,7 +62,6 @@ def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[st
 
 def fit_networks(path: Path, space_name: str, column: str, device: str, ui: Ui) -> Fitted:
     """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError."""
-
     rows = read_networks(path, load_space(space_name), column)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     fingerprint = {"device": device, "runtime": f"column {column} of {path.name}; not stated otherwise"}
@@ -108,15 +106,13 @@ def fit_transfer(
             folds=0,
             provenance=provenance,
             report=report,
-            make_prior=mixture_prior(known),
-            own=CORRECTION,
+            joint_fit=partial(fit_from, known),
             hold_out=False,
         )
 
 
 def fit_published(path: Path, device: str, folds: int, ui: Ui) -> Fitted:
     """Fit a published per-op table. Raises PublishedError."""
-
     entries = read_published(path)
     rows = [Observation((e.op,), e.mean_s, e.stderr_s) for e in entries]
     provenance = {

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, squeeze_width
+from latency.ops import (
+    Add,
+    Concat,
+    Conv2d,
+    Fork,
+    Identity,
+    Linear,
+    MBConv,
+    Next,
+    Op,
+    Pad,
+    Pool,
+    SepConv,
+    Slice,
+    Zero,
+    squeeze_width,
+)
 
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
@@ -16,7 +32,7 @@ class Kernel:
     Sizes are of one image; `weights` counts parameters, batch norm folded in as a bias.
     """
 
-    kind: str  # "dense", "pointwise", "depthwise", "linear", "pool"
+    kind: str  # "dense", "pointwise", "depthwise", "linear", "pool", "glue"
     macs: int
     elements_in: int
     elements_out: int
@@ -33,8 +49,12 @@ def kernels(op: Op) -> tuple[Kernel, ...]:
     """The kernels that `op` runs, for one image. Raises TypeError for a class that is not in the vocabulary."""
     c_in, c_out, h, w = op.in_channels, op.out_channels, op.height, op.width
     match op:
-        case Zero() | Identity():
+        case Zero() | Identity() | Fork() | Next():
             return ()
+        case Add() | Concat():  # moves maps; its additions are left out of MACs, as in the literature
+            return (Kernel("glue", 0, op.branches * c_in * h * w, c_out * h * w, 0),)
+        case Slice() | Pad():
+            return (Kernel("glue", 0, min(c_in, c_out) * h * w, c_out * h * w, 0),)
         case Conv2d():
             kind = "depthwise" if op.groups == c_in == c_out else "pointwise" if op.kernel == 1 else "dense"
             return (_conv(kind, c_in, c_out, h, w, op.kernel, op.stride, op.groups),)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latency.console import ms
+from latency.stats import MIN_FOR_CI
 
 if TYPE_CHECKING:
     from latency.table import Row
@@ -77,7 +78,7 @@ def advice(
     `before` and `after` are `host_state()` and `HostWatch.facts()`; `between` is what `repeat` found. Empty: all well.
     """
     said: list[str] = []
-    noisy = [r for r in rows if "noisy" in r.flags]
+    noisy = [r for r in rows if "noisy" in r.flags and r.n >= MIN_FOR_CI]  # of the others no width is known
     if on_this_host:
         cores = before.get("cores") or 1
         if before.get("load_1min", 0.0) > 0.5 * cores:
@@ -102,12 +103,15 @@ def advice(
         slowest = max(rows, key=lambda r: r.median_s)
         said.append(
             f"{len(noisy)} of {len(rows)} rows did not reach +-{target:.1%} (half of them are wider than "
-            f"+-{middle:.1%}; the slowest workload takes {ms(slowest.median_s)}): --budget-min {enough_min} should do, "
-            f"or be content with --target-ci {_round_up(middle)}"
+            f"+-{middle:.1%}; the slowest workload takes {ms(slowest.median_s)}): "
+            f"--overwrite --budget-min {enough_min} should do, or be content with --target-ci {_round_up(middle)}"
         )
     few = sum(r.n < 10 for r in rows)
     if few:
-        said.append(f"{few} rows rest on fewer than 10 samples: too few for an interval to be trusted")
+        said.append(
+            f"{few} of {len(rows)} rows rest on fewer than 10 samples, too few for an interval to be trusted: "
+            "measure anew with --overwrite and a larger --budget-min"
+        )
     if between and between["spread"] > max(target, 1.5 * between["noise"]):  # beyond what the intervals explain
         said.append(
             f"measured again in a second session, {between['n']} workloads differed by {between['spread']:.1%} in the "

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from latency import frozen
+from latency.calibration import left_out, spread
 from latency.evidence import Level, Noise, Posterior, Rows, solve_robustly
 from latency.features import FEATURES, discrete_values, features
 from latency.frozen import Frozen
 from latency.ops import Op
-from latency.priors import Group, fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
+from latency.priors import MAX_HYPER_ROWS, Group, fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
 from latency.stats import Floats
 from latency.uncertainty import KindModel
 
 MIN_OPS = 5  # distinct ops of a kind; below this it is answered by look-up only
 LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about the prior mean
-Z90 = 1.645
 ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
 MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision: keeps its file below 1 MB
 
@@ -38,11 +38,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class Latents:
-    """The distinct ops of the evidence. Ops of one kind with the same features are one latent."""
+    """The distinct ops of the evidence. Ops of one kind with the same features are one latent.
+
+    `members` is every op of the evidence, those that differ only in what no feature tells included, and its latent.
+    """
 
     ops: tuple[Op, ...]
     index: dict[tuple[str, bytes], int]
     features_ND: Floats
+    members: dict[Op, int]
 
     @property
     def kinds(self) -> list[str]:
@@ -71,22 +75,21 @@ def key_of(op: Op, row: Floats) -> tuple[str, bytes]:
     return type(op).__name__, np.round(row, 9).tobytes()
 
 
-def latents_of(observations: Sequence[Observation]) -> tuple[Latents, Rows]:
-    """The distinct ops that take time, and the observations as rows over them."""
+def latents_of(observations: Sequence[Observation], also: Sequence[Op] = ()) -> tuple[Latents, Rows]:
+    """The distinct ops that take time, `also` those in no observation, and the observations as rows over them."""
     known: dict[Op, int] = {}
     index: dict[tuple[str, bytes], int] = {}
     ops: list[Op] = []
     rows_of: list[Floats] = []
-    for observation in observations:
-        for op in observation.ops:
-            if op.is_free or op in known:
-                continue
-            row = features(op)
-            place = index.setdefault(key_of(op, row), len(ops))
-            if place == len(ops):
-                ops.append(op)
-                rows_of.append(row)
-            known[op] = place
+    for op in [*(op for observation in observations for op in observation.ops), *also]:
+        if op.is_free or op in known:
+            continue
+        row = features(op)
+        place = index.setdefault(key_of(op, row), len(ops))
+        if place == len(ops):
+            ops.append(op)
+            rows_of.append(row)
+        known[op] = place
     counts = np.zeros((len(observations), len(ops)))
     for i, observation in enumerate(observations):
         for op in observation.ops:
@@ -96,7 +99,7 @@ def latents_of(observations: Sequence[Observation]) -> tuple[Latents, Rows]:
     rel_var = np.array([(o.stderr_s / o.seconds) ** 2 for o in observations])
     network = np.array([len(o.ops) > 1 for o in observations])
     matrix = np.stack(rows_of) if rows_of else np.empty((0, len(FEATURES)))
-    return Latents(tuple(ops), index, matrix), Rows(counts, seconds, rel_var, network)
+    return Latents(tuple(ops), index, matrix, known), Rows(counts, seconds, rel_var, network)
 
 
 def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]:
@@ -126,14 +129,20 @@ def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]
 
 
 def make_groups(
-    latents: Latents, rows: Rows, own: float | None = None, given: Sequence[str] = ()
+    latents: Latents,
+    rows: Rows,
+    own: float | None = None,
+    given: Sequence[str] = (),
+    modelled: Collection[str] | None = None,
 ) -> tuple[list[Group], Floats]:
     """Kinds with enough lone ops each have a prior of their own; without lone ops, kinds share one.
 
+    `modelled` says which kinds have a prior rather than their number of ops: those of which other devices know F.
     Returns the groups and the (n,) prior variance of the latents in none of them: kinds of few ops.
     """
     kinds = latents.kinds
-    many = [k for k in dict.fromkeys(kinds) if kinds.count(k) >= MIN_OPS and k not in given]
+    enough = {k for k in kinds if (kinds.count(k) >= MIN_OPS if modelled is None else k in modelled)}
+    many = [k for k in dict.fromkeys(kinds) if k in enough and k not in given]
     if rows.network.all():
         groups = [make_group(many, kinds, latents.features_ND, own)] if many else []
     else:
@@ -150,20 +159,26 @@ def fit_joint(
     make_prior: MakePrior = work_priors,
     own: float | None = None,
     given: dict[str, Frozen] | None = None,
+    *,
+    also: Sequence[Op] = (),
+    modelled: Collection[str] | None = None,
+    calibrate: bool = True,
 ) -> JointFit:
     """F, constant and scale from any mix of lone ops and whole networks.
 
     `given` are models of kinds that are not to be fitted (a forest that beat the GP on its ops): F as they say.
     `own` is the prior's median standard deviation of log F about the prior mean (None: latency.priors.AMPLITUDE).
+    `also` are ops to be known that nothing was measured of, `modelled` see `make_groups`. `calibrate`: intervals from
+    networks left out; where kernels come from few networks, with everything fitted anew on the others.
     """
-    latents, rows = latents_of(observations)
+    latents, rows = latents_of(observations, also)
     priors, constant_s = make_prior(latents, rows)
     given = given or {}
     mean, kinds = np.empty(len(latents.ops)), np.array(latents.kinds)
     for kind in dict.fromkeys(latents.kinds):
         x = latents.features_ND[kinds == kind]
         mean[kinds == kind] = frozen.predict(given[kind], x)[0] if kind in given else frozen.mean_log(priors[kind], x)
-    groups, fixed = make_groups(latents, rows, own, tuple(given))
+    groups, fixed = make_groups(latents, rows, own, tuple(given), modelled)
     both = bool(rows.network.any() and not rows.network.all())
     typical = float(rows.seconds[rows.network].mean()) if rows.network.any() else 1.0
     level = Level(
@@ -183,8 +198,18 @@ def fit_joint(
     elif groups:
         groups, noise = fit_hyper(groups, rows, mean, fixed, level, noise)
     posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, noise)
-    factor = _calibration(error, std)
-    return _frozen(latents, rows, groups, priors, given, fixed, posterior, factor, error, std)
+    error, std = error / (1 - np.minimum(error, 0.9)), std / (1 - np.minimum(error, 0.9))  # of the predicted seconds
+    fit = _frozen(latents, rows, groups, priors, given, fixed, posterior, error, std)
+    if not calibrate:
+        return fit
+    if groups and rows.network.all() and len(rows.seconds) <= MAX_HYPER_ROWS:
+
+        def again(part: Sequence[Observation]) -> JointFit:
+            return fit_joint(part, make_prior, own, given, also=also, modelled=modelled, calibrate=False)
+
+        error, std = left_out(observations, again)
+    factor = spread(error / std)
+    return replace(fit, uncertainty={**fit.uncertainty, "factor": factor}, loo_error=error, loo_std=std)
 
 
 def _elsewhere(group: Group, n: int) -> Floats:
@@ -192,13 +217,6 @@ def _elsewhere(group: Group, n: int) -> Floats:
     variance = np.ones(n)
     variance[group.indices] = 0.0
     return variance
-
-
-def _calibration(error: Floats, std: Floats) -> float:
-    """Factor on standard errors so that nominal 90 % intervals hold 90 % of the networks left out one at a time."""
-    if len(error) < 20:
-        return 1.0
-    return float(np.quantile(np.abs(error) / std, 0.9) / Z90)
 
 
 def _frozen(
@@ -209,7 +227,6 @@ def _frozen(
     given: dict[str, Frozen],
     fixed: Floats,
     posterior: Posterior,
-    factor: float,
     error: Floats,
     std: Floats,
 ) -> JointFit:
@@ -223,8 +240,9 @@ def _frozen(
         mine = [i for i, k in enumerate(names) if k == kind]
         x = latents.features_ND[mine]
         discrete: dict[str, list[str]] = {}
-        for i in mine:
-            for name, value in discrete_values(latents.ops[i]).items():
+        members = {op: i for op, i in latents.members.items() if names[i] == kind}
+        for op in members:
+            for name, value in discrete_values(op).items():
                 discrete[name] = sorted({*discrete.get(name, []), value}, key=lambda t: (len(t), t))
         model, known = given.get(kind), {}
         if kind in group_of:
@@ -232,7 +250,7 @@ def _frozen(
             model = freeze(group, kind, priors[kind], alpha, of_group)
         elif model is None:
             f = np.exp(posterior.log_f)
-            known = {str(latents.ops[i]): (float(f[i]), float(f[i] * log_std[i])) for i in mine}
+            known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
         kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
     lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
     uncertainty = {
@@ -244,7 +262,7 @@ def _frozen(
         "known_var": fixed[lookup],
         "known_v": v[lookup],
         "noise": _network_noise(rows, posterior),
-        "factor": factor,
+        "factor": 1.0,
     }
     return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std)
 

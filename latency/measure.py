@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from devices.base import Device
+
+PARTS = 10  # of a sample, each timed by itself: 0.1 ms, which clocks resolve to a thousandth
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Policy:
     min_samples: int = 10
     growth: float = 1.4  # the interval is looked at only at n x 1.4: limits the bias of peeking
     budget_s: float = 120.0  # of timing; preparing sessions is not counted
-    sample_s: float = 2e-3  # a sample is one batch of at least this long
+    sample_s: float = 1e-3  # a sample is at least this long; longer, and caches are warmer than inside a network
     sentinels: int = 12  # finished workloads that go on being visited while fewer than this are unfinished
     max_rounds: int = 10_000
 
@@ -256,11 +259,16 @@ def cache_label(session: Session) -> str:
 
 
 def _visit(session: Session, loops: int) -> float:
-    """One sample: an untimed inference that brings the data in, then a timed batch. One retry on a DeviceError."""
+    """One sample: an untimed inference that brings the data in, then a batch. One retry on a DeviceError.
+
+    The batch is timed in parts and their median taken: on a busy host one of them is a time slice of another process
+    long, and the mean of a batch of 1 ms would be several times too large.
+    """
+    part = max(1, math.ceil(loops / getattr(session, "parts", PARTS)))
     for attempt in (0, 1):
         try:
             session.time_s(1)
-            return session.time_s(loops) / loops
+            return statistics.median(session.time_s(part) / part for _ in range(math.ceil(loops / part)))
         except DeviceError:
             if attempt:
                 raise

@@ -7,7 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero, network_text, squeeze_width
+from latency import wiring
+from latency.ops import (
+    Add,
+    Concat,
+    Conv2d,
+    Identity,
+    Linear,
+    MBConv,
+    Op,
+    Pad,
+    Pool,
+    SepConv,
+    Slice,
+    Zero,
+    network_text,
+    squeeze_width,
+)
 
 # ProxylessNAS (arXiv 1812.00332), released code: momentum 0.1, eps 1e-3, he_fout.
 BN_MOMENTUM, BN_EPS = 0.1, 1e-3
@@ -54,6 +70,57 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = x * self.gate(x)
         return y
+
+
+class Slicer(nn.Module):
+    """Channels `start` to `stop`."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, self.start : self.stop]
+
+
+class Merge(nn.Module):
+    """An Add or Concat by itself, as it is timed: the other branches' maps are constants of the same size."""
+
+    def __init__(self, op: Add | Concat) -> None:
+        super().__init__()
+        self.op = op
+        for i in range(1, op.branches):
+            self.register_buffer(f"branch{i}", torch.randn(op.input_shape), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return merge(self.op, [x, *self.buffers()])
+
+
+def merge(op: Add | Concat, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What `op` does where branches close: the sum of `maps`, or `maps` behind each other. Shapes (n, c, h, w)."""
+    if isinstance(op, Concat):
+        return torch.cat(list(maps), dim=1)
+    total = maps[0]
+    for other in maps[1:]:
+        total = total + other
+    return total
+
+
+class Wired(nn.Module):
+    """A network with branches: the modules of its ops, by place, and the walk through them (latency.wiring)."""
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        super().__init__()
+        wiring.check(ops, _no_slot, "network")
+        self.ops = tuple(ops)
+        self.body = nn.ModuleDict({str(i): build(op) for i, op in enumerate(ops) if not op.is_wiring})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return wiring.fold(self.ops, x, lambda place, y: self.body[str(place)](y), merge)
+
+
+def _no_slot(slot: int) -> Op:
+    raise AssertionError(f"a network has no choice {slot}")
 
 
 class ChannelShuffle(nn.Module):
@@ -149,6 +216,12 @@ def build(op: Op) -> nn.Module:
             module = nn.Identity() if op.shortcut else ZeroOut(op.out_channels, op.stride)
         case Identity():
             module = nn.Identity()
+        case Slice():
+            module = Slicer(op.start, op.start + op.out_channels)
+        case Pad():
+            module = nn.ZeroPad3d((0, 0, 0, 0, 0, op.out_channels - op.in_channels))
+        case Add() | Concat():
+            module = Merge(op)
         case _:
             raise TypeError(f"no builder for {type(op).__name__}")
     module.apply(_init)
@@ -156,9 +229,12 @@ def build(op: Op) -> nn.Module:
     return module
 
 
-def build_network(ops: Sequence[Op]) -> nn.Sequential:
-    """The chain of `ops` as one module; `module.key` is `network_text(ops)`."""
-    network = nn.Sequential(*(build(op) for op in ops))
+def build_network(ops: Sequence[Op]) -> nn.Module:
+    """`ops` as one module: a Sequential for a chain, else `Wired`; `module.key` is `network_text(ops)`.
+
+    Raises WiringError where branches do not open and close.
+    """
+    network = Wired(ops) if wiring.is_wired(ops) else nn.Sequential(*map(build, ops))
     network.key = network_text(tuple(ops))  # type: ignore[assignment]
     return network
 

@@ -37,32 +37,36 @@ class Op:
 
     #: True where the op starts no kernel: its latency is zero by definition, not by ignorance.
     is_free: ClassVar[bool] = False
+    #: True where the op opens, parts or closes branches instead of turning one map into another: see latency.wiring.
+    is_wiring: ClassVar[bool] = False
+    _keeps_channels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        kind = type(self).__name__
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "int":
                 if not isinstance(value, int) or isinstance(value, bool):
-                    raise OpError(f"{type(self).__name__}: {field.name}={value!r} is not a whole number")
-                if value < (0 if field.name in _FLAGS else 1):
-                    raise OpError(f"{type(self).__name__}: {field.name}={value} is too small")
+                    raise OpError(f"{kind}: {field.name}={value!r} is not a whole number")
+                if value < (0 if field.name in _FROM_ZERO else 1):
+                    raise OpError(f"{kind}: {field.name}={value} is too small")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name, allowed[0])
             if value not in allowed:
-                raise OpError(f"{type(self).__name__}: {name}={value!r}; one of {', '.join(map(str, allowed))}")
+                raise OpError(f"{kind}: {name}={value!r}; one of {', '.join(map(str, allowed))}")
         kernel = getattr(self, "kernel", 1)
         if kernel % 2 == 0:
-            raise OpError(f"{type(self).__name__}: kernel={kernel} is even; padding keeps sizes only for odd kernels")
+            raise OpError(f"{kind}: kernel={kernel} is even; padding keeps sizes only for odd kernels")
+        if self._keeps_channels and self.in_channels != self.out_channels:
+            raise OpError(f"{kind}: out_channels={self.out_channels} differs from in_channels={self.in_channels}")
         groups = getattr(self, "groups", 1)
         if self.in_channels % groups or self.out_channels % groups:
-            raise OpError(
-                f"{type(self).__name__}: groups={groups} divides not {self.in_channels} -> {self.out_channels}"
-            )
+            raise OpError(f"{kind}: groups={groups} divides not {self.in_channels} -> {self.out_channels}")
         if getattr(self, "shortcut", 0) and (self.in_channels, self.output_shape[2:]) != (
             self.out_channels,
             (self.height, self.width),
         ):
-            raise OpError(f"{type(self).__name__}: a shortcut needs stride 1 and as many channels out as in")
+            raise OpError(f"{kind}: a shortcut needs stride 1 and as many channels out as in")
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -121,11 +125,7 @@ class Pool(Op):
     kernel: int
     stride: int = 1
     pool: str = "avg"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.in_channels != self.out_channels:
-            raise OpError(f"Pool: out_channels={self.out_channels} differs from in_channels={self.in_channels}")
+    _keeps_channels: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,15 +155,83 @@ class Identity(Op):
     is_free: ClassVar[bool] = True
 
 
-KINDS: dict[str, type[Op]] = {c.__name__: c for c in (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity)}
-_FLAGS = ("shortcut", "se")
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "act": ACTIVATIONS,
-    "dtype": DTYPES,
-    "pool": POOLS,
-    "shortcut": (0, 1),
-    "se": (0, 1),
+@dataclass(frozen=True, kw_only=True)
+class Slice(Op):
+    """The channels `start` to `start + out_channels` of its input: a branch's share where channels are split."""
+
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start + self.out_channels > self.in_channels:
+            raise OpError(f"Slice: channels {self.start} + {self.out_channels} of {self.in_channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Op):
+    """Appends channels of zeros: PyramidNet's shortcut where a block is wider than its input."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out_channels <= self.in_channels:
+            raise OpError(f"Pad: out_channels={self.out_channels} is not above in_channels={self.in_channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wire(Op):
+    """A sign in a chain of ops. It has no shape of its own, so its sizes stay at 1 and its text is short."""
+
+    in_channels: int = 1
+    out_channels: int = 1
+    height: int = 1
+    width: int = 1
+    is_free: ClassVar[bool] = True
+    is_wiring: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if any(getattr(self, field.name) != field.default for field in dataclasses.fields(self)):
+            raise OpError(f"{type(self).__name__} takes no fields: it passes on what it is given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork(_Wire):
+    """Opens parallel branches, each of which takes the map that came in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Next(_Wire):
+    """Ends a branch and begins the next one of the same Fork."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Op):
+    """Closes `branches` branches: the sum of their maps, each of `in_channels`."""
+
+    branches: int = 2
+    is_wiring: ClassVar[bool] = True
+    _keeps_channels: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Op):
+    """Closes `branches` branches: their maps, each of `in_channels`, behind each other."""
+
+    branches: int = 2
+    is_wiring: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels * self.branches != self.out_channels:
+            raise OpError(f"Concat: {self.branches} x {self.in_channels} channels are not {self.out_channels}")
+
+
+KINDS: dict[str, type[Op]] = {
+    kind.__name__: kind
+    for kind in (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity, Slice, Pad, Fork, Next, Add, Concat)
 }
+_FROM_ZERO = ("shortcut", "se", "start")
+_CHOICES: dict[str, tuple[Any, ...]] = {"act": ACTIVATIONS, "dtype": DTYPES, "pool": POOLS}
+_CHOICES |= dict.fromkeys(("shortcut", "se"), (0, 1))
 _TEXT = re.compile(r"(\w+)\(([^()]*)\)")
 
 
@@ -209,7 +277,7 @@ NETWORK_SEPARATOR = " > "
 
 
 def network_text(ops: tuple[Op, ...]) -> str:
-    """The text form of a chain of ops: the key of a whole network in a table."""
+    """The text form of a chain of ops, wiring included: the key of a whole network in a table."""
     return NETWORK_SEPARATOR.join(map(str, ops))
 
 

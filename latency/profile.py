@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from dataclasses import dataclass, replace
@@ -264,9 +265,11 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.space import load_space
     from latency.table import LatencyTable
 
-    for name, low in (("networks", 0), ("budget_min", 0.0), ("target_ci", 0.0)):
-        if not getattr(args, name) >= low:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least {low}")
+    if args.networks < 0:
+        raise UserError(f"--networks {args.networks} must be at least 0")
+    for name in ("budget_min", "target_ci"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be a number above 0")
     devices.find(args.device)  # an unknown device is said before anything is built
     space = load_space(args.space)
     name = Path(args.device).stem
@@ -296,7 +299,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui, only=only)
     ui.say(
         f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
-        f"{result.noisy} have an interval wider than {args.target_ci:.0%} (flag noisy)"
+        f"{result.noisy} have an interval wider than {args.target_ci * 100:g}% (flag noisy)"
         + (f"; {result.failed} failed, see {table.json_path}" if result.failed else "")
     )
     if result.between:

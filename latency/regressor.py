@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from latency.evidence import Level, Noise, Posterior, Rows, linearise, solve
-from latency.priors import Group, fit_hyper, group_of, kernel_between, prior_cov
+from latency.priors import MAX_ITER, Group, fit_hyper, group_of, kernel_between, prior_cov
 from latency.stats import Floats
 
 
@@ -21,10 +21,12 @@ class LatencyRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     are the ops. `y` must be positive.
 
     rel_noise: relative standard error of the observations beyond what `rel_std` in `fit` says.
+    hyper_steps: steps of the optimiser of the hyper-parameters, at most.
     """
 
-    def __init__(self, rel_noise: float = 0.01) -> None:
+    def __init__(self, rel_noise: float = 0.01, hyper_steps: int = MAX_ITER) -> None:
         self.rel_noise = rel_noise
+        self.hyper_steps = hyper_steps
 
     def fit(self, X: Any, y: Any, counts: Any = None, rel_std: Any = None) -> LatencyRegressor:
         """X (n, d), y (n,); or y (N,) with `counts` (N, n). `rel_std`: relative standard error of y, one or many."""
@@ -43,7 +45,8 @@ class LatencyRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         rows = Rows(a, y, std**2 + self.rel_noise**2, ~lone)
         self.log_mean_ = float(np.median(np.log(y / a.sum(axis=1))))
         mean, fixed, level = np.full(len(X), self.log_mean_), np.zeros(len(X)), Level(1.0, 0.0, 0.0, 0.0)
-        groups, noise = fit_hyper([group_of(X)], rows, mean, fixed, level, Noise(network=self.rel_noise))
+        noise = Noise(network=self.rel_noise)
+        groups, noise = fit_hyper([group_of(X)], rows, mean, fixed, level, noise, max_iter=self.hyper_steps)
         self.group_: Group = groups[0]
         self.posterior_: Posterior = solve(rows, mean, prior_cov(groups, fixed), level, noise)
         self.log_marginal_likelihood_ = self._evidence(rows, mean, level, noise)

@@ -1,4 +1,8 @@
-"""A search space is data: fixed ops, then choice blocks of candidate ops, then fixed ops."""
+"""A search space is data: fixed ops, then choice blocks of candidate ops, then fixed ops.
+
+By default the choices follow one another. A `layout` sets them into a fixed wiring of branches, merges and shortcuts
+(latency.wiring): a space of trees, cells or parallel paths.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devices.errors import UserError, did_you_mean
-from latency.ops import Linear, Op, OpError, network_text, parse_op
+from latency.ops import Identity, Linear, Op, OpError, Zero, network_text, parse_op
+from latency.wiring import Step, WiringError, check
 
 SCHEMA = 1
 
@@ -41,22 +46,39 @@ class Choice:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Networks stem -> one candidate of each choice -> head, at the size they are deployed at."""
+    """Networks stem -> one candidate of each choice -> head, at the size they are deployed at.
+
+    `layout` is what lies between stem and head: ops, wiring among them, and the numbers of the choices, each once and
+    in order. Left empty it is the choices in a chain.
+    """
 
     name: str
     stem: tuple[Op, ...]
     choices: tuple[Choice, ...]
     head: tuple[Op, ...]
+    layout: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.choices:
             raise SpaceError(f"space '{self.name}' has no choices")
-        chain = [*self.stem, *(c.candidates[0] for c in self.choices), *self.head]
-        for before, after in itertools.pairwise(chain):
-            if before.output_shape != after.input_shape:
-                raise SpaceError(
-                    f"space '{self.name}': {before} gives {before.output_shape}, but {after} takes {after.input_shape}"
-                )
+        slots = [step for step in self.steps if isinstance(step, int)]
+        if slots != list(range(len(self.choices))):
+            raise SpaceError(
+                f"space '{self.name}': the layout must name the choices 0 to {len(self.choices) - 1}, each once and in "
+                f"order; it names {slots[:20]}"
+            )
+        try:
+            check((*self.stem, *self.steps, *self.head), self._any_op, f"space '{self.name}'")
+        except WiringError as error:
+            raise SpaceError(str(error)) from None
+
+    def _any_op(self, slot: int) -> Op:
+        return self.choices[slot].candidates[0]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What lies between stem and head: `layout`, or the choices in a chain."""
+        return self.layout or tuple(range(len(self.choices)))
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -70,12 +92,13 @@ class SearchSpace:
 
     @property
     def fixed_ops(self) -> tuple[Op, ...]:
-        """Stem and head: in every network."""
-        return self.stem + self.head
+        """Stem, the layout's own ops, and head: in every network."""
+        return (*self.stem, *(step for step in self.layout if isinstance(step, Op)), *self.head)
 
     def unique_ops(self) -> tuple[Op, ...]:
         """Every distinct op of the space that takes time, in order of first appearance."""
-        every = [*self.stem, *(op for c in self.choices for op in c.candidates), *self.head]
+        inner = (self.choices[s].candidates if isinstance(s, int) else (s,) for s in self.steps)
+        every = [*self.stem, *itertools.chain.from_iterable(inner), *self.head]
         return tuple(op for op in dict.fromkeys(every) if not op.is_free)
 
     def architecture(self, indices: Sequence[int]) -> Architecture:
@@ -85,8 +108,8 @@ class SearchSpace:
         for choice, index in zip(self.choices, indices, strict=True):
             if not 0 <= index < len(choice.candidates):
                 raise SpaceError(f"choice '{choice.name}' has {len(choice.candidates)} candidates, got index {index}")
-        chosen = tuple(c.candidates[i] for c, i in zip(self.choices, indices, strict=True))
-        return Architecture(self.name, tuple(int(i) for i in indices), self.stem + chosen + self.head)
+        chosen = (self.choices[s].candidates[indices[s]] if isinstance(s, int) else s for s in self.steps)
+        return Architecture(self.name, tuple(int(i) for i in indices), (*self.stem, *chosen, *self.head))
 
     def random(self, rng: random.Random) -> Architecture:
         """A uniformly random network."""
@@ -95,7 +118,10 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network: its ops in order, and where it came from. `ops` alone is enough to build and predict it."""
+    """One network: its ops in order, and where it came from. `ops` alone is enough to build and predict it.
+
+    Where the network has branches, `ops` holds their wiring too (latency.wiring).
+    """
 
     space: str
     indices: tuple[int, ...]
@@ -108,8 +134,8 @@ class Architecture:
 
     @property
     def kernel_ops(self) -> tuple[Op, ...]:
-        """The ops that take time: Zero and Identity left out."""
-        return tuple(op for op in self.ops if not op.is_free)
+        """The ops that take time, and the wiring: what is the identity is left out. The same function as `ops`."""
+        return without_identities(self.ops)
 
     def to_json(self) -> str:
         """The content of architecture.json: sorted keys, so equal architectures give equal bytes."""
@@ -144,11 +170,16 @@ def load_architecture(path: Path | str) -> Architecture:
             parsed.append(parse_op(text))
         except OpError as error:
             raise SpaceError(f"{path}: ops[{i}]: {error}") from None
-        if i and parsed[i - 1].output_shape != parsed[i].input_shape:
-            raise SpaceError(
-                f"{path}: ops[{i}] takes {parsed[i].input_shape}, but ops[{i - 1}] gives {parsed[i - 1].output_shape}"
-            )
+    try:
+        check(parsed, parsed.__getitem__, f"{path}: field 'ops'")
+    except WiringError as error:
+        raise SpaceError(str(error)) from None
     return Architecture(space, tuple(indices), tuple(parsed))
+
+
+def without_identities(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """`ops` without Identity and without Zero that has a shortcut: they compute nothing and start no kernel."""
+    return tuple(op for op in ops if not (isinstance(op, Identity) or (isinstance(op, Zero) and op.shortcut)))
 
 
 def space_names() -> list[str]:

@@ -9,6 +9,7 @@ latency.joint, whose GP is then narrow: what other devices do not know of the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from latency import frozen
 from latency.evidence import Rows
 from latency.features import feature_matrix
 from latency.frozen import Frozen
-from latency.joint import Latents, MakePrior
-from latency.ops import Op
+from latency.joint import JointFit, Latents, MakePrior, Observation, fit_joint
+from latency.ops import Op, parse_op
 from latency.predictor import LatencyPredictor
 from latency.stats import Floats
+from latency.uncertainty import KindModel
 
 CORRECTION = 0.1  # prior median of the standard deviation of log F about the mixture
 PULL = 0.03  # relative error of a network that weighs as much as one device's share being off by all of it
@@ -31,6 +33,41 @@ MIN_NETWORKS = 3
 
 class TransferError(UserError):
     """Predictors or measurements that a new device cannot be fitted from."""
+
+
+def fit_from(
+    sources: Sequence[LatencyPredictor], observations: Sequence[Observation], given: dict[str, Frozen] | None = None
+) -> JointFit:
+    """The new device's F from its networks and the other devices': it answers for every op that all of them know."""
+    lookups, modelled = shared_kinds(sources)
+    fit = fit_joint(observations, mixture_prior(sources), CORRECTION, given, also=lookups, modelled=modelled)
+    return replace(fit, kinds={name: _reach(name, kind, sources) for name, kind in fit.kinds.items()})
+
+
+def shared_kinds(sources: Sequence[LatencyPredictor]) -> tuple[list[Op], set[str]]:
+    """The looked-up ops that all sources answer for, and the kinds of which all have a model."""
+    models = [{name for name, kind in s.kinds.items() if kind.model is not None} for s in sources]
+    texts = dict.fromkeys(text for s in sources for kind in s.kinds.values() for text in kind.known)
+    lookups = [op for op in map(parse_op, texts) if all(s.covers_kind(op) for s in sources)]
+    return lookups, set.intersection(*models)
+
+
+def _reach(name: str, kind: KindModel, sources: Sequence[LatencyPredictor]) -> KindModel:
+    """`kind` with the range and the values that all sources were measured on, beside its own."""
+    if kind.model is None or not all(name in s.kinds for s in sources):
+        return kind
+    theirs = [s.kinds[name] for s in sources]
+    fields = {f for k in (kind, *theirs) for f in k.discrete}
+    discrete = {
+        f: sorted(
+            {*kind.discrete.get(f, []), *set.intersection(*(set(k.discrete.get(f, [])) for k in theirs))},
+            key=lambda v: (len(v), v),
+        )
+        for f in fields
+    }
+    low = np.minimum(kind.low, np.max([k.low for k in theirs], axis=0))
+    high = np.maximum(kind.high, np.min([k.high for k in theirs], axis=0))
+    return replace(kind, discrete=discrete, low=low, high=high)
 
 
 def check_sources(sources: Sequence[LatencyPredictor], observations: Sequence[Any]) -> None:

@@ -1,14 +1,14 @@
 """`python -m latency.verify --arch runs/x/architecture.json --predictor tables/cpu.pkl --device cpu`.
 
-Builds the network, times it on the device in rounds, interleaved with random networks of the same space, and says how
-far the prediction was off. The random networks show whether a gap is this network's or the device's.
+Builds the network, times it on the device in rounds, interleaved with random networks of the same space and with its
+own blocks, and says how far the prediction was off and why: another target, a constant scale, or certain blocks.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +17,16 @@ from latency.console import Ui, ms, parser, run
 from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from devices.base import Device
+    from latency.disagree import Block, Gap, Verdict
     from latency.measure import Measurement, Policy
     from latency.ops import Op
     from latency.predictor import LatencyPredictor
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """Predicted and measured seconds of one network; `error` is predicted / measured - 1."""
-
-    name: str
-    predicted_s: float
-    predicted_std_s: float
-    measured_s: float
-    ci_s: tuple[float, float]
-    flags: tuple[str, ...]
-
-    @property
-    def error(self) -> float:
-        """Signed, as a fraction of the measured time."""
-        return self.predicted_s / self.measured_s - 1
+MAX_SAID = 8  # blocks shown
+NODE_LOOPS = 50
 
 
 def verify(
@@ -47,36 +36,48 @@ def verify(
     policy: Policy,
     ui: Ui,
     seed: int = 0,
-) -> list[Verdict]:
-    """Measure `networks` (name -> ops) together, in rounds. Raises UnsupportedOp before anything is timed."""
+    blocks_of: str | None = None,
+) -> tuple[list[Verdict], list[Block]]:
+    """Measure `networks` (name -> ops), and the ops of the network `blocks_of`, together in rounds.
+
+    The blocks' times are those inside the network where the device attributes them (`node_times_s`), else alone.
+    Raises UnsupportedOp before anything is timed.
+    """
+    from latency.disagree import Block, Verdict
     from latency.measure import Progress, Workload, prepare, run_rounds
-    from latency.modules import build_network
+    from latency.modules import build, build_network
+    from latency.space import without_identities
 
     predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
+    alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
+    f_s, f_std_s = predictor.predict_s(alone, return_std=True)
     todo = [
         Workload(
             name,
             "network",
-            lambda ops=ops: build_network([o for o in ops if not o.is_free]),  # type: ignore[misc]
+            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
             ops[0].input_shape,
         )
         for name, ops in networks.items()
     ]
+    todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
     found: dict[str, Measurement] = {}
+    nodes: dict[str, float] = {}
     with ui.progress("preparing") as report:
         sessions, failed = prepare(device, todo, report)
-    if failed:
-        name, why = next(iter(failed.items()))
-        raise UserError(f"{name}: {why}")
 
-    def on_failed(key: str, error: Exception) -> None:
-        raise UserError(f"{key}: {error}")
+    def on_failed(key: str, error: Exception | str) -> None:
+        if key in networks:
+            raise UserError(f"{key}: {error}")
+        ui.warn(f"{key} could not be timed alone: {error}")
 
     try:
+        for key, why in failed.items():
+            on_failed(key, why)
         with ui.progress("timing") as report:
             run_rounds(
                 sessions,
-                todo,
+                [w for w in todo if w.key in sessions],
                 policy,
                 random.Random(seed),
                 Progress(),
@@ -85,15 +86,41 @@ def verify(
                 on_done=lambda m: found.update({m.key: m}),
                 on_failed=on_failed,
             )
+        if blocks_of and hasattr(sessions[blocks_of], "node_times_s"):
+            nodes = sessions[blocks_of].node_times_s(NODE_LOOPS)  # type: ignore[attr-defined]
     finally:
         for session in sessions.values():
             session.close()
-    return [Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found]
+    verdicts = [
+        Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
+    ]
+    blocks = []
+    chain = without_identities(networks[blocks_of]) if blocks_of else ()
+    inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
+    for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):
+        if inside:
+            blocks.append(Block(op, float(seconds), float(std_s), inside[op], 0.0))
+        elif str(op) in found:
+            taken = found[str(op)]
+            low, high = taken.ci_s
+            blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, (high - low) / 2 / 1.96))
+    return verdicts, blocks
 
 
-def tell(ui: Ui, verdicts: list[Verdict], predictor: LatencyPredictor, device: Device) -> None:
-    """The table of verdicts, and what differs between the predictor's device and this one."""
-    from latency.table import fingerprint_difference
+def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) -> dict[Op, float]:
+    """Seconds of each distinct op inside the network, the nodes' times taken as shares; empty where they do not map."""
+    if len(chain) < 2 or set(nodes) != {str(i) for i in range(len(chain))}:
+        return {}
+    total = sum(nodes.values())
+    by_op: dict[Op, list[float]] = {}
+    for i, op in enumerate(chain):
+        by_op.setdefault(op, []).append(nodes[str(i)] / total * network_s)
+    return {op: sum(v) / len(v) for op, v in by_op.items()}
+
+
+def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str]) -> None:
+    """The table of verdicts, and why they are as they are."""
+    from latency.disagree import shared_by, words
 
     def row(v: Verdict) -> list[str]:
         return [
@@ -109,27 +136,63 @@ def tell(ui: Ui, verdicts: list[Verdict], predictor: LatencyPredictor, device: D
         ["network", "predicted", "measured", "95 % interval", "error"],
         [row(v) for v in verdicts],
     )
-    differences = fingerprint_difference(predictor.provenance.get("fingerprint", {}), device.describe())
-    if differences:
-        ui.say("the predictor was fitted on another target: " + "; ".join(differences))
-    others = sorted(v.error for v in verdicts if v.name.startswith("random"))
-    if len(others) >= 3:
-        middle = others[len(others) // 2]
-        ui.say(
-            f"random networks of the space are off by {middle:+.1%} in the middle, {others[0]:+.1%} to "
-            f"{others[-1]:+.1%}" + (": the gap is the device's state, not this network's" if abs(middle) > 0.02 else "")
+    ui.say(words(gap))
+    for line in differing:
+        ui.say(f"the predictor was fitted on another target: {line}")
+    far = [b for b in blocks if b.far]
+    if far:
+        ui.table(
+            f"blocks that are off, of {len(blocks)}, beside the middle block",
+            ["block", "predicted", "measured", "off"],
+            [[str(b.op), ms(b.predicted_s), ms(b.measured_s), f"{b.off:+.1%}"] for b in far[:MAX_SAID]],
         )
+        shared = shared_by(blocks)
+        if shared:
+            ui.say(f"all of them have, and no other block has: {', '.join(shared)}")
+    elif blocks:
+        ui.say(f"no block is off: the {len(blocks)} agree with each other within their intervals and 5 %")
+
+
+def _recalibrate(
+    ui: Ui, args: argparse.Namespace, predictor: LatencyPredictor, gap: Gap, here: dict[str, Any], of: list[Verdict]
+) -> dict[str, Any]:
+    from latency.disagree import recalibrated
+
+    if gap.kind != "scale":
+        ui.warn("nothing was recalibrated: the gap is not a constant scale that differs from 1 (see above)")
+        return {"recalibrated": None, "exit_code": 0 if gap.kind == "none" else 3}
+    source = Path(args.predictor)
+    out = Path(args.out or source.with_name(f"{source.stem}-recalibrated.pkl"))
+    made = recalibrated(predictor, gap, here, of)
+    made.save(out)
+    done = made.provenance["recalibrated"][-1]
+    ui.say(
+        f"wrote {out}: {source.name} x {gap.scale:.3f}; on these {gap.networks} networks its MAPE is "
+        f"{done['mape_after']:.2%} (it was {done['mape_before']:.2%})"
+    )
+    return {"recalibrated": str(out)}
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.budget_min > 0 or args.random < 0:
+        raise UserError("--budget-min must be positive and --random at least 0")
+    if args.out and not args.recalibrate:
+        raise UserError("--out goes with --recalibrate: where the new predictor is written")
+    if args.out and Path(args.out).suffix != ".pkl":
+        raise UserError(f"--out {args.out}: a predictor is a .pkl file")
+    if args.recalibrate and args.random < 2:
+        raise UserError("--recalibrate needs --random 2 or more: a scale is judged on at least 3 networks")
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     import devices
+    from latency.disagree import differences, judge, judge_blocks, shared_by
     from latency.files import write_json
     from latency.measure import Policy
     from latency.predictor import load_predictor
     from latency.space import load_architecture, load_space, space_names
 
-    if not args.budget_min > 0 or args.random < 0:
-        raise UserError("--budget-min must be positive and --random at least 0")
+    _check(args)
     devices.find(args.device)
     architecture = load_architecture(args.arch)
     predictor = load_predictor(args.predictor)
@@ -138,17 +201,31 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if args.space or space_name in space_names():
         space, rng = load_space(space_name), random.Random(args.seed)
         networks |= {f"random {i + 1}": space.random(rng).ops for i in range(args.random)}
+    elif args.recalibrate:
+        raise UserError(
+            f"--recalibrate needs random networks: name the space of '{space_name}' with --space FILE.py:NAME"
+        )
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
     with target(args, ui) as device:
-        verdicts = verify(networks, predictor, device, policy, ui, args.seed)
-        tell(ui, verdicts, predictor, device)
+        blocks_of = "found" if args.blocks else None
+        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of)
         fingerprint = device.describe()
+        state = device.state() if hasattr(device, "state") else None
+    gap, blocks = judge(verdicts), judge_blocks(blocks)
+    differing = differences(predictor.provenance.get("fingerprint", {}), fingerprint)
+    tell(ui, verdicts, blocks, gap, differing)
     mine = next(v for v in verdicts if v.name == "found")
     result = {
         "predicted_ms": mine.predicted_s * 1e3,
         "measured_ms": mine.measured_s * 1e3,
         "ci_ms": [s * 1e3 for s in mine.ci_s],
         "error": mine.error,
+        "gap": gap.kind,
+        "scale": gap.scale,
+        "scale_interval": list(gap.interval),
+        "differences": differing,
+        "blocks_off": [str(b.op) for b in blocks if b.far],
+        "blocks_share": shared_by(blocks),
     }
     out = Path(args.arch).with_name("verify.json")
     write_json(
@@ -156,22 +233,41 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         {
             **result,
             "device": fingerprint,
+            "device_state": state,
             "predictor": str(args.predictor),
+            "judged": asdict(gap),
             "random": [[v.predicted_s * 1e3, v.measured_s * 1e3] for v in verdicts if v is not mine],
+            "blocks": [[str(b.op), b.predicted_s * 1e3, b.measured_s * 1e3, b.off] for b in blocks],
         },
     )
     ui.say(f"wrote {out}")
+    if args.recalibrate:
+        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts)
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    made = parser("latency.verify", "Time a found network on a device and say how far its predicted latency was off.")
+    made = parser(
+        "latency.verify", "Time a found network on a device; say how far its predicted latency is off, and why."
+    )
     made.add_argument("--arch", required=True, help="architecture.json of a search")
     made.add_argument("--predictor", required=True, help="the predictor, tables/NAME.pkl")
     add_device_arguments(made)
     made.add_argument("--space", help="space of the random networks (default: the architecture's own)")
     made.add_argument("--random", type=int, default=8, help="random networks timed in the same rounds")
+    made.add_argument(
+        "--blocks",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="time the network's own blocks in the same rounds, and say which are off",
+    )
+    made.add_argument(
+        "--recalibrate", action="store_true", help="where the gap is a constant scale, write a predictor that has it"
+    )
+    made.add_argument(
+        "--out", help="with --recalibrate: the new predictor (default NAME-recalibrated.pkl beside the old)"
+    )
     made.add_argument("--budget-min", type=float, default=0.5, help="minutes of timing at most")
     made.add_argument("--seed", type=int, default=0, help="of the random networks and the order of visits")
     return run(_work, made.parse_args(argv))

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from latency.console import Ui
-from latency.ops import Linear, Op
 from latency.space import SearchSpace
 from search import distributed, rundir, strategies
+from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
-from search.data import Data, DataError, ImageDataset, from_datasets
+from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
+from search.images import check_images
 from search.pipeline import Pipeline, Result
 from search.recipe import Recipe, RecipeError, for_data
 from search.rundir import RunDir
@@ -33,6 +34,7 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
+    `tflite`: write network.tflite too, where the extra `tflite` is installed.
     `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
@@ -43,6 +45,8 @@ class Options:
     device: str = "cpu"
     save_every_s: float = 60.0
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    compute: Compute = PLAIN
+    tflite: bool = False
     sync_bn: bool = True
 
     def __post_init__(self) -> None:
@@ -111,11 +115,14 @@ def search_data(
     options = options or Options()
     costs = make_costs(space, predictor)
     target_s, _, _ = choose_target(costs, target_s)
-    recipe = recipe or for_data(len(data.train) + len(data.validation))
     strategy = strategies.load(options.strategy, options.strategy_options)
-    _check_images(space, data)
+    recipe = recipe or for_data(
+        len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
+    )
     for what, split in (("training", data.train), ("search-validation", data.validation)):
         distributed.check_batch(recipe.batch_size, len(split), what)
+    chain = space.architecture([0] * len(space.choices)).ops
+    check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
         keep = run_dir is not None and distributed.rank() == 0
         run = RunDir(Path(run_dir) if run_dir is not None and keep else Path(scratch))
@@ -134,6 +141,8 @@ def search_data(
             seed=options.seed,
             floor=options.floor,
             device=options.device,
+            compute=options.compute,
+            tflite=options.tflite,
             save_every_s=options.save_every_s,
             keep=keep,
             ui=ui,
@@ -157,6 +166,8 @@ def make_config(
     digest = hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
     for op in (*space.fixed_ops, *(op for c in space.choices for op in c.candidates)):
         digest.update(str(op).encode())
+    if space.layout:  # a chain's order is that of its ops
+        digest.update("|".join(map(str, space.layout)).encode())
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -165,6 +176,7 @@ def make_config(
         "processes": distributed.world(),
     }
     apart = {} if options.sync_bn else {"batch_norms_apart_in": distributed.world()}
+    changed = options.compute.changed()
     return {
         "schema": 1,
         "space": space.name,
@@ -178,23 +190,5 @@ def make_config(
         "recipe": dataclasses.asdict(recipe),
         "machine": machine,
         **apart,
+        **({"compute": changed} if changed else {}),
     }
-
-
-def _check_images(space: SearchSpace, data: Data) -> None:
-    """Raise DataError where the space's networks cannot take these images."""
-    channels, height, width = data.image_shape
-    if channels != space.input_shape[1]:
-        raise DataError(f"images have {channels} channels, space '{space.name}' takes {space.input_shape[1]}")
-    chain: list[Op] = [*space.stem, *(c.candidates[0] for c in space.choices), *space.head]
-    last = chain[-1]
-    if not isinstance(last, Linear):
-        raise DataError(f"space '{space.name}' ends in {last}, not in a Linear: it cannot classify")
-    for op in chain[:-1]:
-        stride = getattr(op, "stride", 1)
-        height, width = (1, 1) if isinstance(op, Linear) else (-(-height // stride), -(-width // stride))
-    if (last.height, last.width) == (1, 1) and (height, width) != (1, 1):
-        raise DataError(
-            f"images of {data.image_shape[1]}x{data.image_shape[2]} leave {height}x{width} before the last "
-            f"Linear of space '{space.name}', which takes 1x1; use --image-size {space.input_shape[2]}"
-        )

@@ -5,61 +5,34 @@ Whatever the source, the search sees `Data`: train / search-validation / test as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from devices.errors import UserError, did_you_mean
-from search.rng import derive_seed, generator
+from devices.errors import did_you_mean
+from search.augment import KINDS as AUGMENTATIONS
+from search.augment import PAD, RESIZED, Augmentation
+from search.rng import derive_seed
+from search.split import DataError, ImageDataset, Indices, InMemory, Split
+
+__all__ = ["Data", "DataError", "ImageDataset", "InMemory", "Indices", "Reading", "Split", "from_datasets", "load_data"]
 
 KINDS = ("digits", "parquet:DIR", "imagefolder:DIR")
-VALIDATION = 0.2  # of the training images: what alpha learns on
+MAX_CORRUPT = 10  # images that may fail to decode before the run ends
 TEST = 0.2  # carved out of the images where the source has no test split
-Indices = npt.NDArray[np.int64]
-
-
-class DataError(UserError):
-    """Data that cannot be found, read or used."""
-
-
-class ImageDataset(Protocol):
-    """What a map-style torch Dataset of (image, label) offers; images are float (C, H, W)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Split:
-    """Some images of a dataset, and their labels."""
-
-    dataset: ImageDataset
-    indices: Indices
-    labels: Indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def fetch(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (n, C, H, W) float32 and labels (n,) int64 at `positions` of this split."""
-        chosen = self.indices[np.asarray(positions, dtype=np.int64)]
-        if isinstance(self.dataset, InMemory):
-            images = self.dataset.images[torch.from_numpy(chosen)].float() / 255
-        else:
-            images = torch.stack([torch.as_tensor(self.dataset[int(i)][0], dtype=torch.float32) for i in chosen])
-        return images, torch.from_numpy(self.labels[np.asarray(positions, dtype=np.int64)])
 
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits. `flip`: a mirrored image keeps its label. `classes` are names, in order of label."""
+    """The three splits. `flip`: a mirrored image keeps its label. `classes` are names, in order of label.
+
+    `augmentation`: pad-crop, or resized-crop where the images are decoded anew each time.
+    """
 
     name: str
     train: Split
@@ -67,12 +40,20 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     flip: bool = False
+    augmentation: str = PAD
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+        known: tuple[int, int, int] | None = getattr(self.train.dataset, "shape", None)
+        if known is not None:
+            return known
         images, _ = self.train.fetch([0])
         return (images.shape[1], images.shape[2], images.shape[3])
+
+    def augmentation_of(self, cutout: float = 0.0) -> Augmentation:
+        """How training images of this set are varied."""
+        return Augmentation(self.augmentation, self.flip, cutout)
 
     def summary(self) -> dict[str, Any]:
         """What a resumed run must find again."""
@@ -83,40 +64,66 @@ class Data:
             "train": len(self.train),
             "validation": len(self.validation),
             "test": len(self.test),
+            "augmentation": self.augmentation,
+            "mixed_groups": self.train.mixed_groups,
         }
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """uint8 images (n, C, H, W), decoded and resized once, and labels (n,)."""
+class Reading:
+    """How folders of images are read: `workers` threads decode; `stream` or None: never, always, or by size."""
 
-    images: torch.Tensor
-    labels: Indices
+    augmentation: str | None = None
+    validation_images: int | None = None
+    workers: int = 0
+    max_corrupt: int = MAX_CORRUPT
+    stream: bool | None = None
+    warn: Callable[[str], None] = lambda text: None
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __post_init__(self) -> None:
+        if self.augmentation is not None and self.augmentation not in AUGMENTATIONS:
+            Augmentation(self.augmentation)
+        for name in ("validation_images", "workers", "max_corrupt"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise DataError(f"--{name.replace('_', '-')} {value}: at least 0")
 
-    def __getitem__(self, index: int, /) -> tuple[torch.Tensor, int]:
-        return self.images[index].float() / 255, int(self.labels[index])
 
-
-def load_data(spec: str, *, image_size: int, channels: int = 3, seed: int = 0) -> Data:
+def load_data(spec: str, *, image_size: int, channels: int = 3, seed: int = 0, reading: Reading | None = None) -> Data:
     """The data that `--data` names, at `image_size` x `image_size`. Raises DataError, which says what is wrong."""
     if not 1 <= image_size <= 4096:
         raise DataError(f"--image-size {image_size}: between 1 and 4096 pixels")
     kind, _, folder = spec.partition(":")
+    reading = reading or Reading()
     if spec == "digits":
-        return _digits(image_size, channels, seed)
+        if reading.augmentation == RESIZED:
+            raise DataError("--augmentation resized-crop: the digits are 8x8 pixels; use pad-crop")
+        return _digits(image_size, channels, seed, reading.validation_images)
     if kind in ("parquet", "imagefolder") and folder:
         if not Path(folder).is_dir():
             raise DataError(f"--data {spec}: no folder {folder}")
         from search.folders import load_folder
 
-        return load_folder(kind, Path(folder), image_size=image_size, channels=channels, seed=seed)
+        return load_folder(kind, Path(folder), image_size=image_size, channels=channels, seed=seed, reading=reading)
     raise DataError(f"--data {spec}: {did_you_mean(spec, KINDS)}known: {', '.join(KINDS)}")
 
 
-def from_datasets(train: ImageDataset, test: ImageDataset, *, seed: int = 0, validation: float = VALIDATION) -> Data:
+def validation_share(n_train: int, images: int | None = None) -> float:
+    """The share of training images that alpha learns on: `images` of them, or the paper's number where that is known.
+
+    arXiv 1812.00332: 50,000 of ImageNet's 1,281,167, 5,000 of CIFAR-10's 50,000 (sections 4.1 and 4.2); a fifth of
+    fewer than 10,000.
+    """
+    if images is None and n_train < 10_000:
+        return 0.2
+    if images is None:
+        images = min(n_train // 10, 50_000 if n_train >= 500_000 else 5_000)
+    if images >= n_train:
+        raise DataError(f"--validation-images {images}: there are {n_train} training images")
+    return images / max(n_train, 1)
+
+
+def from_datasets(train: ImageDataset, test: ImageDataset, *, seed: int = 0, validation: float | None = None) -> Data:
     """Data of a user's own: torch datasets of (image (C, H, W), label). Labels are read once, item by item.
 
     Images must come out the same each time for a resumed run to repeat exactly: random transforms belong elsewhere.
@@ -167,9 +174,13 @@ def split_data(
     *,
     seed: int,
     flip: bool = False,
-    validation: float = VALIDATION,
+    validation: float | None = None,
+    augmentation: str = PAD,
 ) -> Data:
-    """`Data` from labelled sources; without `test`, a stratified fifth of `train` becomes it."""
+    """`Data` from labelled sources; without `test`, a stratified fifth of `train` becomes it.
+
+    `validation`: the share of the rest that alpha learns on, by default `validation_share`.
+    """
     dataset, labels = train
     rest = np.arange(len(labels))
     if test is None:
@@ -177,6 +188,7 @@ def split_data(
         test_split = Split(dataset, held, labels[held])
     else:
         test_split = Split(test[0], np.arange(len(test[1])), test[1])
+    validation = validation_share(len(rest)) if validation is None else validation
     kept, held = stratified(labels[rest], validation, derive_seed(seed, "validation split"))
     parts = Split(dataset, rest[kept], labels[rest[kept]]), Split(dataset, rest[held], labels[rest[held]])
     for what, part in (("training", parts[0]), ("search-validation", parts[1]), ("test", test_split)):
@@ -184,7 +196,7 @@ def split_data(
             raise DataError(f"{name}: {len(part)} {what} images after splitting; more images are needed")
     if len(set(labels.tolist())) < 2:
         raise DataError(f"{name}: all images have the same label; there is nothing to learn")
-    return Data(name, parts[0], parts[1], test_split, classes, flip)
+    return Data(name, parts[0], parts[1], test_split, classes, flip, augmentation)
 
 
 def stratified(labels: Indices, fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -198,37 +210,13 @@ def stratified(labels: Indices, fraction: float, seed: int) -> tuple[Indices, In
 def batch(
     split: Split, size: int, seed: int, stream: str, step: int, *, augment: bool = False, flip: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch `step` (from 0) of an endless pass over `split`: (n, C, H, W) and (n,), a function of its arguments alone.
+    """Batch `step` of an endless pass over `split`, on the CPU: (n, C, H, W) and (n,). What a `Loader` gives, once."""
+    from search.loader import Loader
 
-    Each epoch is a permutation of its own; what does not fill a batch is left out. A split smaller than `size` is
-    the batch. Augmentation shifts each image by up to an eighth of its side and, with `flip`, mirrors half of them.
-    """
-    size = min(size, len(split))
-    epoch, position = divmod(step, len(split) // size)
-    order = torch.randperm(len(split), generator=generator(seed, stream, "epoch", epoch))
-    x, y = split.fetch(order[position * size : (position + 1) * size].tolist())
-    return (_augment(x, flip, generator(seed, stream, "augment", step)) if augment else x), y
+    return Loader(split, size, seed, stream, Augmentation(PAD, flip) if augment else None).batch(step)
 
 
-def _augment(x: torch.Tensor, flip: bool, draws: torch.Generator) -> torch.Tensor:
-    n, _, height, width = x.shape
-    pad_y, pad_x = height // 8, width // 8
-    padded = functional.pad(x, (pad_x, pad_x, pad_y, pad_y))
-    dy = torch.randint(0, 2 * pad_y + 1, (n,), generator=draws)
-    dx = torch.randint(0, 2 * pad_x + 1, (n,), generator=draws)
-    mirrored = torch.rand(n, generator=draws) < 0.5
-    rows = (dy[:, None] + torch.arange(height))[:, None, :, None]
-    columns = torch.arange(width).expand(n, width)
-    columns = torch.where(mirrored[:, None] & flip, width - 1 - columns, columns) + dx[:, None]
-    return padded[
-        torch.arange(n)[:, None, None, None],
-        torch.arange(x.shape[1])[None, :, None, None],
-        rows,
-        columns[:, None, None, :],
-    ]
-
-
-def _digits(image_size: int, channels: int, seed: int) -> Data:
+def _digits(image_size: int, channels: int, seed: int, validation_images: int | None) -> Data:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey, scaled up (UCI optical recognition of handwritten digits)."""
     from sklearn.datasets import load_digits
 
@@ -237,4 +225,12 @@ def _digits(image_size: int, channels: int, seed: int) -> Data:
     scaled = functional.interpolate(grey, size=(image_size, image_size), mode="bilinear", align_corners=False)
     images = scaled.round().clamp(0, 255).to(torch.uint8).repeat(1, channels, 1, 1)
     labels = np.asarray(bunch.target, dtype=np.int64)
-    return split_data("digits", (InMemory(images, labels), labels), None, tuple(map(str, range(10))), seed=seed)
+    rest = len(labels) - round(len(labels) * TEST)
+    return split_data(
+        "digits",
+        (InMemory(images, labels), labels),
+        None,
+        tuple(map(str, range(10))),
+        seed=seed,
+        validation=None if validation_images is None else validation_share(rest, validation_images),
+    )

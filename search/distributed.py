@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from devices.errors import UserError
 
@@ -50,7 +51,7 @@ def begin(device: str) -> str:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    store, rank_, world_ = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    store, rank_, world_ = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, store=_fresh(store), rank=rank_, world_size=world_, timeout=TIMEOUT)
     return device
@@ -97,15 +98,14 @@ def check_batch(size: int, available: int, what: str) -> None:
         raise UserError(f"{size} {what} images a step cannot be shared by {n} processes: try --batch-size {fits}")
 
 
-def part(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """This process's images and labels of a batch; all processes get equally many, a remainder is left out."""
-    each = len(y) // world()
-    mine = slice(rank() * each, (rank() + 1) * each)
-    return x[mine], y[mine]
+def slice_of(n: int) -> slice:
+    """Which of a batch of `n` images are this process's; all processes get equally many, a remainder is left out."""
+    each = n // world()
+    return slice(rank() * each, (rank() + 1) * each)
 
 
 def whole(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch whose parts the processes hold, in order: the inverse of `part`."""
+    """The batch whose parts the processes hold, in order."""
     return (x, y) if world() == 1 else (torch.cat(gather(x)), torch.cat(gather(y)))
 
 

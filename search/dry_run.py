@@ -42,9 +42,8 @@ def dry_run(
     needs = {paths: estimator.need(paths, batch) for paths in PATHS}
     largest = {paths: estimator.largest_batch(paths, budget) for paths in PATHS}
     size = "x".join(map(str, setting.shape))
-    title = (
-        f"{setting.space.name}, {setting.classes} classes; a step on {batch} images of {size} in {setting.precision}"
-    )
+    what_of = f"{setting.space.name}, {setting.classes} classes"
+    title = f"{what_of}; a step on {batch} images of {size} in {setting.compute.precision}"
     ui.table(
         f"{title}: GiB",
         ["step", "parameters", "gradients", "optimiser", "activations", "in all", f"largest batch in {what}"],
@@ -72,7 +71,7 @@ def dry_run(
         "space": setting.space.name,
         "batch_size": batch,
         "shape": list(setting.shape),
-        "precision": setting.precision,
+        "precision": setting.compute.precision,
         "budget_bytes": budget,
         "steps": {paths: vars(need) | {"largest_batch": largest[paths]} for paths, need in needs.items()},
         "optimizer_bytes": kept,

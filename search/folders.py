@@ -3,98 +3,161 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from search.data import Data, DataError, Indices, InMemory, split_data
+from search.augment import EVAL_CROP, PAD, RESIZED
+from search.data import TEST, Data, DataError, Indices, InMemory, Reading, split_data, validation_share
+from search.decode import CorruptImages, Decoded, Source, in_memory
+from search.rows import DatasetRows, RowGroups, column_values
 
 IN_MEMORY_BYTES = 512 * 2**20  # decoded images up to this size are kept; larger sets are decoded batch by batch
+STREAM_BYTES = 4 * 2**30  # parquet files above this are read in place: `datasets` would copy them into its cache
+SMALL_IMAGE = 64  # pixels: up to here images are shifted, above they are cropped anew each time, as for ImageNet
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 TEST_NAMES = ("test", "validation", "valid", "val")
 
 
-class Decoded:
-    """Rows of a Hugging Face dataset as (float image (C, S, S) in [0, 1], label), decoded when asked for."""
-
-    def __init__(self, rows: Any, column: str, labels: Indices, image_size: int, channels: int) -> None:
-        self.rows, self.column, self.labels = rows, column, labels
-        self.image_size, self.channels = image_size, channels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int, /) -> tuple[torch.Tensor, int]:
-        return self.pixels(index).float() / 255, int(self.labels[index])
-
-    def pixels(self, index: int) -> torch.Tensor:
-        """uint8 (C, S, S): the centre square, scaled. Raises DataError naming the image that cannot be decoded."""
-        from PIL import Image
-
-        try:
-            image = self.rows[index][self.column].convert("RGB" if self.channels == 3 else "L")
-        except (OSError, AttributeError, SyntaxError) as error:
-            raise DataError(f"image {index} of column '{self.column}' cannot be decoded: {error}") from None
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize(
-            (self.image_size, self.image_size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-        )
-        array = np.asarray(image, dtype=np.uint8).reshape(self.image_size, self.image_size, -1)
-        return torch.from_numpy(array.transpose(2, 0, 1).copy())
-
-
-def load_folder(kind: str, folder: Path, *, image_size: int, channels: int, seed: int) -> Data:
+def load_folder(
+    kind: str, folder: Path, *, image_size: int, channels: int, seed: int, reading: Reading | None = None
+) -> Data:
     """The images under `folder`. Raises DataError: no files, no image column, no label column, no images."""
+    reading, where = reading or Reading(), f"{kind}:{folder}"
     if channels not in (1, 3):
-        raise DataError(f"{kind}:{folder}: images have 1 or 3 channels, the space takes {channels}")
-    splits = _read(kind, folder)
-    train_rows = splits.get("train") or next(iter(splits.values()))
-    test_rows = next((splits[name] for name in TEST_NAMES if name in splits and splits[name] is not train_rows), None)
-    where = f"{kind}:{folder}"
-    column, label = image_column(train_rows.features, where), label_column(train_rows.features, where)
-    names = _class_names(train_rows, label, where)
+        raise DataError(f"{where}: images have 1 or 3 channels, the space takes {channels}")
+    files = _parquet_files(folder) if kind == "parquet" else {}
+    size = sum(path.stat().st_size for paths in files.values() for path in paths)
+    streamed = bool(files) and (size > STREAM_BYTES if reading.stream is None else reading.stream)
+    splits = _row_groups(files, where) if streamed else _datasets(kind, folder, files)
+    train = splits.get("train") or next(iter(splits.values()))
+    test = next((splits[name] for name in TEST_NAMES if name in splits and splits[name] is not train), None)
+    column, label = image_column(train.features, where), label_column(train.features, where)
+    names = _class_names(train.features[label], train.values(label), label, where)
+    corrupt = CorruptImages(where, reading.max_corrupt, reading.warn)
+    kind_of_crop = reading.augmentation or (PAD if image_size <= SMALL_IMAGE else RESIZED)
+    keep = kind_of_crop == PAD and not streamed and reading.stream is not True
 
-    def source(rows: Any, what: str) -> tuple[InMemory | Decoded, Indices]:
-        from datasets import Image
-
-        if column not in rows.column_names or label not in rows.column_names:
+    def source(rows: Rows, what: str) -> tuple[InMemory | Decoded, Indices]:
+        if column not in rows.features or label not in rows.features:
             raise DataError(f"{where}: the {what} split has no column '{column}' or '{label}'")
-        labels = _labels(rows, label, names, where)
-        decoded = Decoded(rows.cast_column(column, Image()), column, labels, image_size, channels)
-        if len(labels) * channels * image_size**2 > IN_MEMORY_BYTES:
+        labels = _labels(rows.values(label), label, names, where)
+        decoded = Decoded(
+            rows.source(column),
+            labels,
+            image_size=image_size,
+            channels=channels,
+            centre=1.0 if kind_of_crop == PAD else EVAL_CROP,
+            corrupt=corrupt,
+            workers=reading.workers,
+        )
+        if not keep or len(labels) * channels * image_size**2 > IN_MEMORY_BYTES:
             return decoded, labels
-        return InMemory(torch.stack([decoded.pixels(i) for i in range(len(labels))]), labels), labels
+        images, kept = in_memory(decoded)
+        if not len(kept):
+            raise DataError(f"{where}: none of the {len(labels)} {what} images can be decoded{corrupt.first}")
+        return InMemory(images, labels[kept]), labels[kept]
 
+    held = None
+    train_source = source(train, "training")
+    if reading.validation_images is not None:
+        n = len(train_source[1])
+        held = validation_share(n if test is not None else n - round(n * TEST), reading.validation_images)
     return split_data(
         where,
-        source(train_rows, "training"),
-        None if test_rows is None else source(test_rows, "test"),
+        train_source,
+        None if test is None else source(test, "test"),
         names,
         seed=seed,
         flip=True,
+        validation=held,
+        augmentation=kind_of_crop,
     )
 
 
-def _read(kind: str, folder: Path) -> dict[str, Any]:
+class Rows(Protocol):
+    """One split as its columns: `features` by name, all `values` of one, and where the images of one lie."""
+
+    @property
+    def features(self) -> Any: ...
+
+    def values(self, column: str) -> list[Any]: ...
+
+    def source(self, column: str) -> Source: ...
+
+
+@dataclass(frozen=True)
+class _DatasetSplit:
+    """A Hugging Face dataset; `files` are (path, rows) of its parquet files."""
+
+    rows: Any
+    files: list[tuple[str, int]]
+
+    @property
+    def features(self) -> Any:
+        return self.rows.features
+
+    def values(self, column: str) -> list[Any]:
+        return list(self.rows[column])
+
+    def source(self, column: str) -> Source:
+        return DatasetRows(self.rows, column, self.files)
+
+
+@dataclass(frozen=True)
+class _ParquetSplit:
+    """Parquet files read in place."""
+
+    files: list[Path]
+    features: Any
+
+    def values(self, column: str) -> list[Any]:
+        return column_values(self.files, column)
+
+    def source(self, column: str) -> Source:
+        return RowGroups(self.files, column)
+
+
+def _parquet_files(folder: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        parts = path.relative_to(folder).as_posix().lower()
+        files.setdefault(next((n for n in TEST_NAMES if n in parts), "train"), []).append(path)
+    if not files:
+        raise DataError(f"parquet:{folder}: no *.parquet file in this folder")
+    return files
+
+
+def _row_groups(files: dict[str, list[Path]], where: str) -> dict[str, Rows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    splits: dict[str, Rows] = {}
+    for name, paths in files.items():
+        try:
+            for path in paths:
+                pq.read_metadata(path)
+            splits[name] = _ParquetSplit(paths, Features.from_arrow_schema(pq.read_schema(paths[0])))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{where}: {path} cannot be read: {error}") from error
+    return splits
+
+
+def _datasets(kind: str, folder: Path, files: dict[str, list[Path]]) -> dict[str, Rows]:
     import datasets
+    import pyarrow.parquet as pq
 
     datasets.disable_progress_bars()
     try:
         if kind == "imagefolder":
-            return dict(datasets.load_dataset("imagefolder", data_dir=str(folder)))
-        files: dict[str, list[str]] = {}
-        for path in sorted(folder.rglob("*.parquet")):
-            parts = path.relative_to(folder).as_posix().lower()
-            name = next((n for n in TEST_NAMES if n in parts), "train")
-            files.setdefault(name, []).append(str(path))
-        if not files:
-            raise DataError(f"parquet:{folder}: no *.parquet file in this folder")
-        return dict(datasets.load_dataset("parquet", data_files=files))
-    except DataError:
-        raise
+            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
+            return {name: _DatasetSplit(rows, []) for name, rows in loaded.items()}
+        loaded = datasets.load_dataset("parquet", data_files={n: list(map(str, paths)) for n, paths in files.items()})
+        counts = {n: [(str(path), pq.read_metadata(path).num_rows) for path in paths] for n, paths in files.items()}
+        return {name: _DatasetSplit(rows, counts[name]) for name, rows in loaded.items()}
     except Exception as error:  # `datasets` wraps what its readers raise in classes of many libraries
         raise DataError(f"{kind}:{folder}: cannot be read: {type(error).__name__}: {error}") from error
 
@@ -119,11 +182,10 @@ def label_column(features: Any, where: str) -> str:
     )
 
 
-def _class_names(rows: Any, label: str, where: str) -> tuple[str, ...]:
-    feature = rows.features[label]
+def _class_names(feature: Any, every: list[Any], label: str, where: str) -> tuple[str, ...]:
     if type(feature).__name__ == "ClassLabel":
         return tuple(map(str, feature.names))
-    values = _distinct(rows[label])
+    values = _distinct(every)
     if all(isinstance(value, int) for value in values):
         if values and (values[0] < 0 or values[-1] >= 100_000):
             raise DataError(f"{where}: labels in '{label}' run from {values[0]} to {values[-1]}; count from 0")
@@ -138,8 +200,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return sorted(distinct, key=lambda value: (str(type(value)), value)) if None not in distinct else [None]
 
 
-def _labels(rows: Any, label: str, names: tuple[str, ...], where: str) -> Indices:
-    values = list(rows[label])
+def _labels(values: list[Any], label: str, names: tuple[str, ...], where: str) -> Indices:
     index = {name: i for i, name in enumerate(names)}
     try:
         labels = [value if isinstance(value, int) else index[value] for value in values]

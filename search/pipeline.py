@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from devices.base import DeviceError
 from latency.console import Report, Ui, ms
 from latency.files import write_atomically
-from latency.space import Architecture, SearchSpace
+from latency.modules import build_network
+from latency.space import Architecture, SearchSpace, for_classes
 from search import checkpoint, distributed, rundir
 from search.batchnorm import statistics, together
+from search.compute import PLAIN, Compute
 from search.costs import Costs, Floats
 from search.data import Data
 from search.derive import derive, random_of_equal_latency
 from search.divergence import Diverged
-from search.export import export_network
+from search.formats import ExportError, export, export_network
 from search.lean import lean
 from search.recipe import Recipe
 from search.rng import derive_seed
@@ -65,6 +68,8 @@ class Pipeline:
         seed: int,
         floor: float,
         device: str,
+        compute: Compute = PLAIN,
+        tflite: bool = False,
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
@@ -73,7 +78,7 @@ class Pipeline:
         """Of several processes, all have the same arguments but for `run`, `keep` and `ui`: see search_data."""
         self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
-        self.keep, self.ui, self.sync_bn = keep, ui, sync_bn
+        self.keep, self.ui, self.compute, self.tflite, self.sync_bn = keep, ui, compute, tflite, sync_bn
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._found_weights: dict[str, torch.Tensor] | None = None
@@ -116,7 +121,7 @@ class Pipeline:
             floor=self.floor,
         )
         counts = [len(c.candidates) for c in self.space.choices]
-        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts))
+        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute))
         with torch.no_grad():
             probs_LK = state.supernet.probs().cpu().numpy()
             log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
@@ -144,11 +149,11 @@ class Pipeline:
     def _train(self, name: str) -> None:
         key = "indices" if name == FOUND else "random_indices"
         ops = self.space.architecture(self._results[key]).ops
-        phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device)
+        phase = TrainPhase(name, ops, self.data, self.recipe, self.seed, self.device, self.compute)
         self._run(name, phase)
-        self._results[f"{name}_accuracy"] = accuracy(phase.network, self.data.test, self.device)
+        self._results[f"{name}_accuracy"] = accuracy(phase.trained, self.data.test, self.device)
         if name == FOUND:
-            self._found_weights = {k: v.detach().cpu().clone() for k, v in phase.network.state_dict().items()}
+            self._found_weights = {k: v.detach().cpu().clone() for k, v in phase.trained.state_dict().items()}
         self._write({"phase": name, "step": phase.step, "test_accuracy": self._results[f"{name}_accuracy"]})
 
     def _finish(self) -> Result:
@@ -160,6 +165,8 @@ class Pipeline:
             deviation = export_network(network, shape, self.run.path / rundir.NETWORK)
             size = "x".join(map(str, shape))
             self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
+            if self.tflite:
+                self._say(self._write_tflite(network))
         if not self._results.get("finished"):
             done = {k: v for k, v in self._results.items() if k != "probs"}
             self._write({"phase": "done", "target_s": self.target_s, **done})
@@ -170,6 +177,15 @@ class Pipeline:
 
             write_report(self.run.path)
         return self.result(network)
+
+    def _write_tflite(self, network: nn.Module) -> str:
+        """Write network.tflite, or say why not: a search that is done does not fail for it."""
+        path = self.run.path / rundir.TFLITE
+        try:
+            made = export(network, self.space.input_shape, path)
+        except (DeviceError, ExportError) as error:
+            return f"no {rundir.TFLITE}: {error}"
+        return f"{path}: LiteRT agrees with torch to {made.deviation:.0e}"
 
     def result(self, network: nn.Module) -> Result:
         """The results so far as a `Result`."""
@@ -192,9 +208,9 @@ class Pipeline:
     def _found_network(self) -> nn.Module:
         assert self._found_weights is not None
         ops = self.space.architecture(self._results["indices"]).ops
-        phase = TrainPhase(FOUND, ops, self.data, self.recipe, self.seed)
-        phase.network.load_state_dict(self._found_weights)
-        return phase.network.eval()
+        network = build_network(for_classes(ops, len(self.data.classes)))
+        network.load_state_dict(self._found_weights)
+        return network.eval()
 
     def _run(self, name: str, phase: Phase) -> None:
         self._phase = name, phase

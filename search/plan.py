@@ -7,8 +7,7 @@ any batch takes seconds and no memory, and what is counted is the code that will
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,17 +16,16 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from devices.errors import UserError
 from latency.ops import Linear, Op
 from latency.space import Choice, SearchSpace
+from search.compute import PLAIN, Compute, Engine, ops_of
 from search.costs import Costs
 from search.lean import lean
 from search.memory import GIB, Step, count_step, nbytes, saved_bytes
 from search.supernet import Supernet, only_alpha
 
-DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2}  # copies of the parameters that each keeps
 PATHS = ("one path", "two paths", "all paths")
 NARROW = 0.75
@@ -41,8 +39,7 @@ class Setting:
     space: SearchSpace
     classes: int
     shape: tuple[int, int, int]
-    precision: str = "fp32"
-    recompute: bool = False
+    compute: Compute = PLAIN
     lean: bool = True
 
 
@@ -73,9 +70,10 @@ class Estimator:
         """Compute as `setting` says, whose space, classes and shape must be those it was built for."""
         self.setting = setting
         lean(self.supernet, setting.lean)
-        for op in _ops(self.supernet):
+        for op in ops_of(self.supernet):
             op.__dict__.pop("forward", None)
-            _compute(op, DTYPES[setting.precision], setting.recompute)
+        with self._mode:
+            Engine(self.supernet, dataclasses.replace(setting.compute, compile=False))
         return self
 
     @property
@@ -175,28 +173,6 @@ def _mixture(supernet: Supernet, x: torch.Tensor, weights_LK: torch.Tensor) -> t
     return y
 
 
-def _ops(module: nn.Module) -> Iterator[nn.Module]:
-    return (child for child in module.modules() if hasattr(child, "key"))
-
-
-def _compute(op: nn.Module, dtype: torch.dtype | None, recompute: bool) -> None:
-    plain = op.forward
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        casting: AbstractContextManager[Any] = nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)
-        with casting:
-            y: torch.Tensor = plain(x)
-        return y.float() if y.ndim == 2 else y
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        if not (recompute and torch.is_grad_enabled() and any(True for _ in op.parameters())):
-            return run(x)
-        y: torch.Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
-        return y
-
-    op.forward = forward
-
-
 def _no_costs(space: SearchSpace) -> Costs:
     import numpy as np
 
@@ -260,9 +236,11 @@ def ways_down(estimator: Estimator, paths: str, batch: int) -> list[Way]:
         Way("smaller model", f"--space with {NARROW:g} times the channels", small),
         Way("smaller batch", f"--batch-size {half}", estimator.need(paths, half).total),
     ]
-    if setting.precision == "fp32":
-        found.append(Way("mixed precision", "--precision bf16", total(precision="bf16")))
-    if not setting.recompute:
-        found.append(Way("checkpointing", "--checkpoint-activations: each op is computed twice", total(recompute=True)))
+    if setting.compute.precision == "fp32":
+        half_precision = dataclasses.replace(setting.compute, precision="bf16")
+        found.append(Way("mixed precision", "--precision bf16", total(compute=half_precision)))
+    if not setting.compute.checkpoint_activations:
+        again = dataclasses.replace(setting.compute, checkpoint_activations=True)
+        found.append(Way("checkpointing", "--checkpoint-activations: each op is computed twice", total(compute=again)))
     without = f"as it is: ReLU6 keeps its output alone; else it were {total(lean=False) / GIB:.3g} GiB"
     return [*found, Way("in place", without, estimator.need(paths, batch).total)]

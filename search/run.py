@@ -13,20 +13,9 @@ from typing import Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
-from search import strategies
+from search import options, strategies
 
 DRY_SIZE = 8  # pixels: of the data a dry run wants to know how many images and classes there are
-RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
-    "warmup_steps": (int, "weight steps on uniform paths before alpha learns"),
-    "search_steps": (int, "weight steps of the search; the other two phases scale with it"),
-    "train_steps": (int, "steps that each final network is trained for"),
-    "batch_size": (int, "images a step"),
-    "alpha_every": (int, "weight steps to one alpha step"),
-    "warmup_lr": (float, "learning rate of the warm-up, cosine to 0"),
-    "search_lr": (float, "learning rate of weights in the search, cosine to 0"),
-    "train_lr": (float, "learning rate of the final training, cosine to 0"),
-    "alpha_lr": (float, "Adam's rate for alpha"),
-}
 
 
 @dataclass(frozen=True)
@@ -36,8 +25,6 @@ class RunConfig:
     predictor: Path
     target_ms: float | None
     space: str
-    data: str
-    image_size: int
     seed: int
     name: str | None
     runs: Path
@@ -47,12 +34,10 @@ class RunConfig:
     strategy_option: list[str]
     floor: float
     save_every_s: float
-    threads: int | None
     torch_device: str
     sync_bn: bool
     dry_run: bool
     memory_gib: float | None
-    recipe: dict[str, float | None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,8 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--predictor", type=Path, required=True, help="tables/NAME.pkl, from python -m latency.fit")
     made.add_argument("--target-ms", type=float, help="latency not to exceed; without it 0.8 times a random network's")
     made.add_argument("--space", default="proxyless", help="a shipped space, or FILE.py:NAME")
-    made.add_argument("--data", default="digits", help="digits, parquet:DIR or imagefolder:DIR")
-    made.add_argument("--image-size", type=int, default=32, help="of training; latency is for the space's own")
     made.add_argument("--seed", type=int, default=0, help="same seed, same machine: same network")
     made.add_argument("--name", help="folder under --runs; by default made of predictor, space and target")
     made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
@@ -92,18 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
-    made.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
-    made.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
+    made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
     made.add_argument(
         "--sync-bn", action=argparse.BooleanOptionalAction, default=True,
         help="under torchrun: batch norms over the images of all processes, so that their number does not matter",
     )  # fmt: skip
     made.add_argument("--dry-run", action="store_true", help="only tell what the run needs of memory, and ways to less")
     made.add_argument("--memory-gib", type=float, help="with --dry-run: what there is; by default all of the device's")
-    recipe = made.add_argument_group("recipe (by default chosen by the size of the data, and printed)")
-    for name, (kind, text) in RECIPE_OPTIONS.items():
-        aliases = ["--steps"] if name == "search_steps" else []
-        recipe.add_argument(f"--{name.replace('_', '-')}", *aliases, type=kind, default=argparse.SUPPRESS, help=text)
+    options.add_data(made)
+    options.add_recipe(made, options.SEARCHING | options.TRAINING)
+    options.add_compute(made)
     return made
 
 
@@ -140,8 +121,7 @@ def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _config(args: argparse.Namespace) -> RunConfig:
     values = vars(args)
-    fields = {name: values[name] for name in RunConfig.__dataclass_fields__ if name != "recipe"}
-    return RunConfig(**fields, recipe={name: values.get(name) for name in RECIPE_OPTIONS})
+    return RunConfig(**{name: values[name] for name in RunConfig.__dataclass_fields__})
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +148,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
             f"{len(outside)} ops of the space lie outside what {config.predictor} was measured on: "
             f"their latency is extrapolated; e.g. {outside[0]}"
         )
-    return _search(ui, config, space, predictor, target_s)
+    return _search(ui, args, config, space, predictor, target_s)
 
 
 def _check(config: RunConfig) -> None:
@@ -176,59 +156,64 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"--target-ms {config.target_ms}: a positive number of milliseconds is needed")
     strategies.canonical(config.strategy)
     strategies.parse_options(config.strategy_option)
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"--threads {config.threads}: at least 1")
     if config.name is not None and (not config.name or Path(config.name).name != config.name):
         raise UserError(f"--name '{config.name}': a plain folder name is needed; --runs says where it goes")
 
 
-def _search(ui: Ui, config: RunConfig, space: Any, predictor: Any, target_s: float) -> dict[str, Any]:
-    import torch
-
+def _search(
+    ui: Ui, args: argparse.Namespace, config: RunConfig, space: Any, predictor: Any, target_s: float
+) -> dict[str, Any]:
     from search import rundir
     from search.api import Options, search_data
-    from search.data import load_data
     from search.recipe import for_data
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    options = Options(
+    compute = options.compute_of(args)
+    chosen = Options(
         config.seed,
         config.strategy,
         config.floor,
         config.torch_device,
         config.save_every_s,
         strategies.parse_options(config.strategy_option),
-        config.sync_bn,
+        compute,
+        tflite=not args.no_tflite,
+        sync_bn=config.sync_bn,
     )
-    strategies.load(options.strategy, options.strategy_options)  # before the data: a wrong option is told at once
-    size = min(config.image_size, DRY_SIZE) if config.dry_run else config.image_size
-    data = load_data(config.data, image_size=size, channels=space.input_shape[1], seed=config.seed)
-    recipe = for_data(len(data.train) + len(data.validation), **config.recipe)
+    strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
+    image_size = args.image_size
+    if config.dry_run:
+        args.image_size = min(image_size, DRY_SIZE)
+    data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
+    recipe = for_data(
+        len(data.train) + len(data.validation),
+        space=space.name,
+        strategy=config.strategy,
+        device=config.torch_device,
+        **options.recipe_of(args),
+    )
     if config.dry_run:
         from search.dry_run import dry_run
         from search.plan import Setting
 
-        setting = Setting(space, len(data.classes), (space.input_shape[1], config.image_size, config.image_size))
+        setting = Setting(space, len(data.classes), (space.input_shape[1], image_size, image_size), compute)
         optimizer = "momentum" if recipe.momentum else "sgd"
         return dry_run(ui, setting, recipe.batch_size, optimizer, config.memory_gib, config.torch_device)
     run_dir = config.runs / (config.name or f"{config.predictor.stem}-{space.name}-{target_s * 1e3:.4g}ms")
-    ui.say(
-        f"data: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.image_shape))}; {len(data.train)} "
-        f"images for weights, {len(data.validation)} for alpha, {len(data.test)} for the test"
-    )
+    ui.say(options.data_line(data))
     ui.say(
         f"recipe: {recipe.warmup_steps} steps of warm-up, {recipe.search_steps} of search with {recipe.alpha_steps} "
         f"alpha steps at rate {recipe.alpha_lr:.3g}, then {recipe.train_steps} of training for each of two networks; "
-        f"batch {recipe.batch_size}"
+        f"batch {recipe.batch_size}; {recipe.regularisation()}"
     )
+    for warning in options.slow_precision(compute, config.torch_device):
+        ui.warn(warning)
     result = search_data(
         space,
         predictor,
         data,
         target_s=target_s,
         recipe=recipe,
-        options=options,
+        options=chosen,
         run_dir=run_dir,
         resume=config.resume,
         overwrite=config.overwrite,

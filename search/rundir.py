@@ -15,8 +15,10 @@ from latency.files import read_json, write_atomically, write_json
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 BEFORE = "checkpoint_before.pt"
 ARCHITECTURE, NETWORK, REPORT = "architecture.json", "network.onnx", "report.html"
+TFLITE, WEIGHTS, RESULT = "network.tflite", "model.safetensors", "result.json"
 RANDOM_ARCHITECTURE, VERIFY = "random_architecture.json", "verify.json"
-OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, NETWORK, REPORT, VERIFY)
+NETWORKS = (NETWORK, TFLITE, WEIGHTS)
+OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, *NETWORKS, REPORT, VERIFY, RESULT)
 #: What a resumed run may change: the advice after a loss that is no number is to go on with a lower rate.
 RATES = ("recipe.warmup_lr", "recipe.search_lr", "recipe.train_lr", "recipe.alpha_lr")
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from latency.modules import build
+from latency import wiring
+from latency.modules import build, merge
 from latency.ops import Op
 from latency.space import Choice, SearchSpace, for_classes
 from search import gates
@@ -41,6 +42,9 @@ class Supernet(nn.Module):
         head: Sequence[Op] = space.head if num_classes is None else for_classes(space.head, num_classes)
         self.stem = nn.Sequential(*map(build, space.stem))
         self.blocks = nn.ModuleList(_block(choice) for choice in space.choices)
+        self.steps = space.steps
+        glue = {str(i): build(s) for i, s in enumerate(self.steps) if isinstance(s, Op) and not s.is_wiring}
+        self.glue = nn.ModuleDict(glue)  # fixed ops between the blocks, by place in `steps`; none in a chain
         self.head = nn.Sequential(*map(build, head))
         noise_LK = torch.randn(costs.cost_LK.shape, generator=generator, dtype=torch.float64) * ALPHA_STD
         self.alpha_LK = nn.Parameter(noise_LK)
@@ -74,11 +78,19 @@ class Supernet(nn.Module):
         return counts
 
     def run(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
-        """Logits (n, classes) where `mix` makes each block's output of its candidates: the one walk through the net."""
-        x = self.stem(x)
-        for index, block in enumerate(self.blocks):
-            x = mix(index, _candidates(block), x)
-        y: torch.Tensor = self.head(x)
+        """Logits (n, classes) where `mix` makes each block's output of its candidates: the one walk through the net.
+
+        Blocks come in order, each once. In a space with branches several blocks may be given the same tensor.
+        """
+
+        def apply(place: int, y: torch.Tensor) -> torch.Tensor:
+            step = self.steps[place]
+            if isinstance(step, int):
+                return mix(step, _candidates(self.blocks[step]), y)
+            made: torch.Tensor = self.glue[str(place)](y)
+            return made
+
+        y: torch.Tensor = self.head(wiring.fold(self.steps, self.stem(x), apply, merge))
         return y
 
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:

@@ -18,13 +18,16 @@ from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import data, distributed
+from search import distributed
 from search.alpha import WITHOUT_MULTIPLIER
-from search.data import Data, Split
+from search.compute import PLAIN, Compute, Engine
+from search.data import Data, Indices, Split
 from search.divergence import lower, require_finite
 from search.gates import fair_path
+from search.loader import Loader
 from search.objective import entropy
 from search.recipe import Recipe, cosine
+from search.regularise import Dropout, average_of
 from search.rng import seeded
 from search.state import SearchState, sgd
 from search.strategies import Strategy
@@ -82,20 +85,21 @@ def weight_step(
     labels: torch.Tensor,
     optimizer: torch.optim.SGD,
     rate: float,
-    smoothing: float,
+    recipe: Recipe,
     where: str,
-    advice: str = "lower the learning rate",
+    advice: str,
+    engine: Engine,
 ) -> float:
     """One SGD update on cross-entropy; returns the loss. Parameters off the path have no gradient and stay."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    loss = functional.cross_entropy(forward(), labels, label_smoothing=smoothing)
+    loss = functional.cross_entropy(forward(), labels, label_smoothing=recipe.label_smoothing)
     value = float(distributed.mean(loss.detach()))
     require_finite(value, where, advice)
-    loss.backward()  # type: ignore[no-untyped-call]
+    engine.backward(loss)
     distributed.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
-    optimizer.step()
+    engine.update(optimizer, recipe.clip_norm)
     return value
 
 
@@ -108,9 +112,13 @@ class SearchPhase:
     data: Data
     recipe: Recipe
     candidates: list[int]
+    compute: Compute = PLAIN
+    _engine: Engine = field(init=False)
+    _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _snapshot_every: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._engine = Engine(self.state.supernet, self.compute)
         self._snapshot_every = max(1, self.recipe.alpha_steps // SNAPSHOTS)
 
     @property
@@ -148,9 +156,10 @@ class SearchPhase:
             y,
             state.weight_optimizer,
             rate,
-            recipe.label_smoothing,
+            recipe,
             f"step {state.step} of {name}",
             self.advice,
+            self._engine,
         )
         row: dict[str, Any] = {"phase": name, "step": state.step, "loss": loss}
         if searching >= 0 and recipe.is_alpha_step(searching):
@@ -168,9 +177,9 @@ class SearchPhase:
     def _alpha_step(self) -> dict[str, Any]:
         state = self.state
         state.weight_optimizer.zero_grad(set_to_none=True)  # the weight step's gradients are no longer of use
-        row: dict[str, Any] = dict(
-            self.strategy.step(state, self._batch(self.data.validation, "alphas", state.step, augment=False))
-        )
+        batch = self._batch(self.data.validation, "alphas", state.step, augment=False)
+        with self._engine.unscaled():
+            row: dict[str, Any] = dict(self.strategy.step(state, batch))
         require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
         expected_s = float(state.supernet.expected_s().detach())
@@ -183,20 +192,19 @@ class SearchPhase:
         return row
 
     def _batch(self, split: Split, stream: str, step: int, *, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = data.batch(
-            split, self.recipe.batch_size, self.state.seed, stream, step, augment=augment, flip=self.data.flip
-        )
-        x, y = distributed.part(x, y)
-        device = self.state.supernet.alpha_LK.device
-        return x.to(device), y.to(device)
+        if stream not in self._loaders:
+            how = self.data.augmentation_of() if augment else None
+            self._loaders[stream] = self._engine.loader(split, self.recipe.batch_size, self.state.seed, stream, how)
+        return self._loaders[stream].batch(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The search state's."""
-        return self.state.state_dict()
+        """The search state's, and the loss scaler's."""
+        return self.state.state_dict() | {"scaler": self._engine.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The search state's; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
+        """Go on from `state`; the rate of alpha stays the recipe's, which a resumed run may have lowered."""
         self.state.load_state_dict(state)
+        self._engine.load_state_dict(state["scaler"])
         for group in self.state.alpha_optimizer.param_groups:
             group["lr"] = self.recipe.alpha_lr
 
@@ -205,24 +213,40 @@ class TrainPhase:
     """One network, trained from scratch on all images that are not test images."""
 
     def __init__(
-        self, name: str, ops: tuple[Op, ...], data_: Data, recipe: Recipe, seed: int, device: str = "cpu"
+        self,
+        name: str,
+        ops: tuple[Op, ...],
+        data_: Data,
+        recipe: Recipe,
+        seed: int,
+        device: str = "cpu",
+        compute: Compute = PLAIN,
     ) -> None:
-        """Weights, data order and augmentation are functions of `seed`, the same for every network of a run."""
+        """Weights, data order, augmentation and dropout are functions of `seed`, alike for every network of a run."""
         self.name, self.data, self.recipe, self.seed, self.step = name, data_, recipe, seed, 0
         with seeded(seed, "network weights"):
             self.network: nn.Module = build_network(for_classes(ops, len(data_.classes))).to(device)
+        self.average = average_of(self.network, recipe.ema) if recipe.ema else None  # before the engine: a plain copy
+        self._dropout = Dropout(self.network, recipe.dropout, seed)
+        self._engine = Engine(self.network, compute)
         self.optimizer = sgd(self.network, recipe)
-        self.device = device
         train, held = data_.train, data_.validation
         assert train.dataset is held.dataset
         self.split = Split(
             train.dataset, *(_joined(a, b) for a, b in ((train.indices, held.indices), (train.labels, held.labels)))
         )
+        how = data_.augmentation_of(recipe.cutout) if recipe.augment else None
+        self._loader = self._engine.loader(self.split, recipe.batch_size, seed, "train", how)
 
     @property
     def total(self) -> int:
         """Weight steps."""
         return self.recipe.train_steps
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to evaluate and export: the average of its weights where one is kept."""
+        return self.network if self.average is None else self.average.module
 
     @property
     def advice(self) -> str:
@@ -236,55 +260,64 @@ class TrainPhase:
 
     def advance(self) -> dict[str, Any]:
         """One weight step."""
-        x, y = data.batch(
-            self.split,
-            self.recipe.batch_size,
-            self.seed,
-            "train",
-            self.step,
-            augment=self.recipe.augment,
-            flip=self.data.flip,
-        )
-        x, y = distributed.part(x, y)
-        x, y = x.to(self.device), y.to(self.device)
+        x, y = self._loader.batch(self.step)
         self.network.train()
+        self._dropout.step = self.step
         loss = weight_step(
             lambda: self.network(x),
             y,
             self.optimizer,
             cosine(self.recipe.train_lr, self.step, self.total),
-            self.recipe.label_smoothing,
+            self.recipe,
             f"step {self.step} of {self.name}",
             self.advice,
+            self._engine,
         )
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.step += 1
         return {"phase": self.name, "step": self.step - 1, "loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser, step."""
-        return {"step": self.step, "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Network, optimiser, step, and the average of weights where one is kept."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._engine.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._engine.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.step = int(state["step"])
 
 
-def _joined(a: data.Indices, b: data.Indices) -> data.Indices:
+def _joined(a: Indices, b: Indices) -> Indices:
     import numpy as np
 
     return np.concatenate([a, b])
 
 
 def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: int = 128) -> float:
-    """Share of `split` that `network` gets right, in eval mode: batch norm by its running statistics, which stay."""
+    """Share of `split` that `network` gets right, in eval mode: batch norm by its running statistics, which stay.
+
+    Images that cannot be decoded count neither way.
+    """
     was_training = network.training
     network.eval()
-    right, mine = torch.zeros(()), distributed.share(range(len(split)))
+    right_seen, mine = torch.zeros(2), distributed.share(range(len(split)))
     with torch.no_grad():
         for first in range(0, len(mine), batch_size):
             x, y = split.fetch(mine[first : first + batch_size])
-            right += (network(x.to(device)).argmax(1).cpu() == y).sum()
+            if len(y):
+                right = (network(x.to(device)).argmax(1).cpu() == y).sum()
+                right_seen += torch.stack([right, torch.tensor(len(y))])
     network.train(was_training)
-    return int(distributed.total(right)) / len(split)
+    right_seen = distributed.total(right_seen)
+    return int(right_seen[0]) / max(int(right_seen[1]), 1)

@@ -262,10 +262,12 @@ def test_settings_are_put_back_after_a_crash(phone, open_phone, models):
     assert settings_of(phone) == SETTINGS, "not the values that the crash left behind"
 
 
-def test_settings_are_put_back_when_the_process_ends(phone, open_phone, models, adb_server):
-    """Ctrl-C in a process of its own, in the middle of timing."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_settings_are_put_back_when_the_process_ends(phone, open_phone, models, adb_server, how):
+    """In the middle of timing, in a process of its own: Ctrl-C, and a kill that leaves it to the next session."""
     code = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from devices.adb import Adb\nfrom devices.android import AndroidDevice\nfrom devices.spec import DeviceSpec\n"
         f"spec = DeviceSpec('test', 'android', '', {{'benchmark_model': {str(phone.binary)!r}, 'warmup_s': 0.0}})\n"
         f"device = AndroidDevice(spec, Adb(pathlib.Path({str(adb_server.binary)!r}), {phone.serial!r}))\n"
@@ -273,9 +275,14 @@ def test_settings_are_put_back_when_the_process_ends(phone, open_phone, models, 
         "while True: session.time_s(2)\n"
     )
     running = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ))
-    phone.when(2, lambda: running.send_signal(signal.SIGINT)).join()
+    phone.when(2, lambda: running.send_signal(how)).join()
     running.wait(30)
     assert len(phone.invocations()) >= 2
+    if how == signal.SIGKILL:
+        assert settings_of(phone) != SETTINGS
+        device = open_phone(phone)
+        assert device.session(models[0]).time_s(1) > 0
+        device.close()
     assert settings_of(phone) == SETTINGS
 
 

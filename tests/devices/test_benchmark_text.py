@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.benchmark_text import BenchmarkTextError, DelegateFallback, Outcome, UnknownFlags, dialect, parse
+from devices.benchmark_delegates import DelegateFallback
+from devices.benchmark_lines import BenchmarkTextError
+from devices.benchmark_text import Outcome, UnknownFlags, dialect, parse
 from devices.op_table import parse_csv, parse_table
 from tests.devices.texts import GENERATIONS, WITH_MEDIAN, Run, render
 

@@ -96,7 +96,7 @@ def test_a_second_time_comes_from_the_cache(cache, monkeypatch):
     before = path.stat().st_mtime_ns
     assert to_tflite(lived_in(build(OPS[1])), OPS[1].input_shape) == path
     assert path.stat().st_mtime_ns == before
-    monkeypatch.setattr(convert, "_check_installed", lambda: pytest.fail("what is in the cache needs no converter"))
+    monkeypatch.setattr(convert, "check_installed", lambda: pytest.fail("what is in the cache needs no converter"))
     assert to_tflite(lived_in(build(OPS[1])), OPS[1].input_shape) == path
 
 
@@ -159,7 +159,7 @@ def test_an_interrupted_conversion_leaves_nothing(cache):
 
 def test_a_conversion_that_takes_too_long_is_ended(cache, monkeypatch):
     monkeypatch.setattr(convert, "LIMIT_S", 0.05)
-    monkeypatch.setattr(convert, "_check_installed", lambda: None)
+    monkeypatch.setattr(convert, "check_installed", lambda: "")
     convert.release()
     with pytest.raises(DeviceError, match=r"took longer than 0\.05 s"):
         to_tflite(lived_in(build(OPS[1]), seed=8), OPS[1].input_shape)

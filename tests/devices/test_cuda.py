@@ -11,7 +11,8 @@ from torch import nn
 
 import devices
 from devices.base import DeviceError, DeviceUnavailable
-from devices.cuda import MAX_CALLS, TRIES, CudaDevice
+from devices.cuda import CudaDevice
+from devices.cuda_session import HOST_CALLS, MAX_CALLS, PROBE_CALLS, TRIES, WARM_CALLS
 from devices.nvml import Clocks, Nvml
 from devices.spec import DeviceSpec
 from latency import profile
@@ -23,14 +24,17 @@ BYTES = 4 * 16 * 16 * 4
 
 
 class FakeCuda:
-    """Work done while a graph is being captured is recorded, and passes when the graph is replayed."""
+    """Work done while a graph is being captured is recorded, and passes when the graph is replayed.
+
+    Each GPU has a clock of its own; an event tells that of the GPU which is current when it is recorded.
+    """
 
     def __init__(self, l2_bytes=64 * BYTES, devices=1):
-        self.now_s, self.recording, self.captured_on_side_stream = 0.0, None, False
+        self.clocks_s, self.current, self.recording = [0.0] * devices, 0, None
         self.properties = SimpleNamespace(
             name="Fake", L2_cache_size=l2_bytes, total_memory=2**30, major=8, minor=0, uuid="0"
         )
-        self.devices, self.side_calls, self.graphs = devices, 0, []
+        self.devices, self.graphs = devices, []
         fake = self
 
         class Event:
@@ -38,7 +42,7 @@ class FakeCuda:
                 assert enable_timing
 
             def record(self):
-                self.at_s = fake.now_s
+                self.at_s = fake.clocks_s[fake.current]
 
             def synchronize(self):
                 pass
@@ -48,11 +52,15 @@ class FakeCuda:
 
         class CUDAGraph:
             def __init__(self):
-                self.work = []
+                self.work, self.of, self.captured = [], fake.current, ()
                 fake.graphs.append(self)
 
             def replay(self):
-                fake.now_s += sum(self.work)
+                fake.clocks_s[self.of] += sum(self.work)
+
+            def pool(self):
+                assert self.captured, "a graph has a pool once it was captured"
+                return self.captured[0] or self
 
         class Stream:
             def wait_stream(self, other):
@@ -62,7 +70,7 @@ class FakeCuda:
 
     def work(self, seconds):
         if self.recording is None:
-            self.now_s += seconds
+            self.clocks_s[self.current] += seconds
         else:
             self.recording.work.append(seconds)
 
@@ -87,11 +95,13 @@ class FakeCuda:
 
     @contextlib.contextmanager
     def device(self, index):
+        before, self.current = self.current, index
         yield
+        self.current = before
 
     @contextlib.contextmanager
-    def graph(self, graph):
-        self.recording = graph
+    def graph(self, graph, pool, stream):
+        self.recording, graph.captured = graph, (pool, stream)
         yield
         self.recording = None
 
@@ -135,9 +145,11 @@ def test_cold_inputs_rotate_over_four_times_the_l2_and_warm_ones_stay():
         cuda = FakeCuda()
         module = Busy(cuda, 1e-5)
         session = opened(cuda, cache=cache).prepare(module, SHAPE)
-        graph = module.seen[4 : 4 + session.notes()["calls"]]  # 3 to warm up, 1 timed
+        begin = WARM_CALLS + PROBE_CALLS
+        graph = module.seen[begin : begin + session.notes()["calls"]]
+        assert len(module.seen) == begin + len(graph) + HOST_CALLS
         assert len({place for place, _, _ in graph}) == min(distinct, len(graph))
-        assert sum(cuda.graphs[0].work) >= 200e-6
+        assert sum(cuda.graphs[1].work) >= 200e-6
         if cache == "cold":
             assert len(graph) * BYTES >= 4 * cuda.properties.L2_cache_size
         assert session.cache_state == cache
@@ -148,6 +160,39 @@ def test_a_graph_is_neither_endless_nor_slow():
     assert opened(cuda).prepare(Busy(cuda, 1e-6), SHAPE).notes()["calls"] == MAX_CALLS
     slow = opened(FakeCuda()).cuda
     assert opened(slow).prepare(Busy(slow, 0.02), SHAPE).notes()["calls"] == 2
+
+
+def test_an_op_that_takes_longer_to_launch_than_to_run_fills_its_graph_all_the_same():
+    """Eager calls last as long as their launches: only a graph tells how many calls make 200 us."""
+    cuda = FakeCuda()
+
+    class Launched(Busy):
+        def forward(self, x):
+            cuda.work(self.seconds if cuda.recording is not None else 50e-6)
+            return x
+
+    opened(cuda, cache="warm").prepare(Launched(cuda, 2e-6), SHAPE)
+    assert sum(cuda.graphs[1].work) == pytest.approx(200e-6)
+
+
+def test_a_second_gpu_is_timed_by_events_of_its_own():
+    cuda = FakeCuda(devices=2)
+    session = opened(cuda, index=1).prepare(Busy(cuda, 3e-6), SHAPE)
+    assert session.time_s(10) == pytest.approx(3e-5)
+    assert cuda.current == 0
+    assert cuda.clocks_s[0] == 0
+
+
+def test_all_graphs_share_the_memory_of_the_first():
+    """torch: graphs share a pool while one of them lives, and only if they were captured on one stream."""
+    cuda = FakeCuda()
+    device = opened(cuda)
+    device.prepare(Busy(cuda, 1e-5), SHAPE).close()
+    device.prepare(Busy(cuda, 1e-5), SHAPE)
+    pools, streams = zip(*[g.captured for g in cuda.graphs], strict=True)
+    assert pools[0] is None
+    assert set(pools[1:]) == {cuda.graphs[0]}
+    assert len(set(streams)) == 1
 
 
 def test_sessions_share_one_arena():
@@ -219,6 +264,16 @@ def test_a_gpu_that_goes_on_throttling_is_an_error_and_a_power_cap_is_not():
     assert capped.notes()["clocks"] == ["power cap"]
 
 
+def test_a_gpu_that_stops_telling_its_clocks_is_a_device_error():
+    class Lost(FakeNvml):
+        def clocks(self):
+            raise OSError("nvmlDeviceGetClockInfo returned 15")
+
+    cuda = FakeCuda()
+    with pytest.raises(DeviceError, match=r"no longer tells its clocks .*returned 15"):
+        opened(cuda, Lost()).prepare(Busy(cuda, 1e-5), SHAPE).time_s(1)
+
+
 def test_node_times_are_those_of_the_submodules():
     cuda = FakeCuda()
     net = nn.Sequential(Busy(cuda, 1e-5), Busy(cuda, 3e-5))
@@ -247,17 +302,28 @@ def test_options_are_checked():
     ):
         with pytest.raises(devices.UserError, match=says):
             opened(FakeCuda(), **options)
+    with pytest.raises(DeviceUnavailable, match=r'does not tell the size of its L2 cache.*cache = "warm"'):
+        opened(FakeCuda(l2_bytes=0))
+    assert opened(FakeCuda(l2_bytes=0), cache="warm").l2_bytes == 0
 
 
-def test_nvml_reads_and_names_failures():
+@pytest.mark.parametrize(
+    "reading", ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"]
+)
+def test_nvml_reads_and_names_failures(reading):
+    """Drivers of before 2023 have the second name only; it is deprecated in the others."""
+
     class Library:
         def __getattr__(self, name):
             def call(*args):
                 if name == "nvmlDeviceGetClockInfo":
                     args[-1]._obj.value = 1500 if args[1].value == 1 else 900
-                if name == "nvmlDeviceGetCurrentClocksThrottleReasons":
+                if name == reading:
                     args[-1]._obj.value = 0x44
                 return 0
+
+            if name.startswith("nvmlDeviceGetCurrentClocks") and name != reading:
+                raise AttributeError(name)
 
             return call
 
@@ -292,7 +358,7 @@ def gpu():
 
 @pytest.mark.gpu
 def test_real_gpu(gpu):
-    """Larger ops take longer, a chain takes about the sum of its parts, and the graph is faster than eager launches."""
+    """Larger ops take longer, a chain takes longer than its parts, and its parts are told apart."""
     small, large = (mbconv(c, c, 56, kernel=3, stride=1, expand=6) for c in (16, 96))
     times = {op: gpu.prepare(build(op), op.input_shape).time_s(200) / 200 for op in (small, large)}
     assert 0 < times[small] < times[large]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from devices import convert
+from devices.benchmark_binary import digest
 from latency import fit, profile, verify
 from latency.measure import Progress
 from latency.space import load_space
@@ -115,6 +117,31 @@ def test_a_drop_in_the_middle_of_a_round_loses_nothing(setup, quick_conversion, 
     assert all(sum(s == r for s, _ in samples) == 14 for r in sorted(rounds)[:3]), "every round is whole"
 
 
+def test_a_model_that_crashes_is_named_and_the_rest_go_on(setup, quick_conversion, phone, tmp_path, capsys):
+    name, _, args = setup("least", 4)
+    op = str(load_space(name).unique_ops()[1])
+    file = f"{digest(convert.to_tflite(SimpleNamespace(key=op), ()))[:24]}.tflite"
+    phone.set(faults={file: {"signal": signal.SIGSEGV}})
+    code, out, err = call(
+        profile.main,
+        *args,
+        "--budget-min",
+        0.03,
+        "--serial",
+        phone.serial,
+        "--benchmark-model",
+        phone.binary,
+        capsys=capsys,
+    )
+    assert code == 0, err
+    assert err.count("139: segmentation fault") == err.count("; left out") == 1
+    assert "1 failed, see " in out
+    table = LatencyTable(tmp_path / "phone.csv")
+    assert len(table.rows()) == 2 + 4
+    assert "139: segmentation fault" in table.provenance()["sessions"][0]["failed"][op]
+    assert op not in {row.op for row in table.rows()}
+
+
 def test_two_phones_are_calibrated_against_each_other(setup, quick_conversion, make_phone, tmp_path, capsys):
     _, _, args = setup("tiny", 12)  # a factor needs 8 workloads in a column
     phones = [make_phone(), make_phone()]
@@ -164,6 +191,7 @@ def test_no_phone_tells_what_to_do_and_what_ships(adb_server, capsys):
 
 
 def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "check_installed", lambda: "litert-torch 1")
     _, device, _ = setup("least", 1)
     code, out, _ = call(profile.main, "--list", capsys=capsys)
     assert code == 0
@@ -187,6 +215,19 @@ def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
     code, out, _ = call(profile.main, "--doctor", device, capsys=capsys)
     assert code == 1
     assert "is 'offline'" in out
+
+
+def test_doctor_asks_for_the_converter(monkeypatch, capsys):
+    def absent(name):
+        return None if name == "litert_torch" else find_spec(name)
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    code, out, _ = call(profile.main, "--doctor", "tflite", capsys=capsys)
+    assert code == 1
+    assert "NOT OK  converter: litert-torch" in out
+    assert "pip install 'metronome-nas[tflite]'" in out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,10 @@ def test_profile_fit_verify(profiled, replay_toml, space, space_py, tmp_path, ca
     assert len(out.splitlines()) == 1
     assert "Spearman" in err
     assert fitted["network_mape"] < 0.02
+    assert table.with_suffix(".pkl").stat().st_size < 2**20
+    page = table.with_suffix(".html").read_text()
+    assert page.count("<svg") >= 3, "networks, ops left out, residuals by feature"
+    assert not re.search(r"(src|href)=.?(https?:|//)|@import|<script", page), "one file, nothing from outside"
     assert load_predictor(table.with_suffix(".pkl")).provenance["fingerprint"]["runtime"] == "replay"
 
     arch = tmp_path / "architecture.json"
@@ -60,7 +65,16 @@ def test_profile_fit_verify(profiled, replay_toml, space, space_py, tmp_path, ca
     )  # fmt: skip
     assert code == 0
     verdict = json.loads(out)
-    assert set(verdict) == {"predicted_ms", "measured_ms", "ci_ms", "error"}
+    assert set(verdict) >= {
+        "predicted_ms",
+        "measured_ms",
+        "ci_ms",
+        "error",
+        "gap",
+        "scale",
+        "blocks_off",
+        "differences",
+    }
     assert abs(verdict["error"]) < 0.05
     assert verdict["ci_ms"][0] <= verdict["measured_ms"] <= verdict["ci_ms"][1]
     assert json.loads((tmp_path / "verify.json").read_text())["measured_ms"] == verdict["measured_ms"]
@@ -161,7 +175,10 @@ def test_fit_without_arguments_fits_what_is_newer(profiled, tmp_path, capsys, mo
         (profile.main, ["--device", "pixle"], "unknown device 'pixle'"),
         (profile.main, ["--space", "proxiless"], "did you mean 'proxyless'?"),
         (profile.main, ["--networks", "-1"], "--networks -1 must be at least 0"),
-        (profile.main, ["--budget-min", "nan"], "--budget-min nan must be"),
+        (profile.main, ["--budget-min", "nan"], "--budget-min nan must be a number above 0"),
+        (profile.main, ["--budget-min", "0"], "--budget-min 0.0 must be"),
+        (profile.main, ["--budget-min", "inf"], "--budget-min inf must be"),
+        (profile.main, ["--target-ci", "-1"], "--target-ci -1.0 must be"),
         (profile.main, ["--out", "x.txt"], "a table is a .csv file"),
         (fit.main, ["nowhere.csv"], "nowhere.csv: No such file"),
         (fit.main, ["--show", "nowhere.pkl"], "nowhere.pkl: No such file"),
@@ -169,6 +186,8 @@ def test_fit_without_arguments_fits_what_is_newer(profiled, tmp_path, capsys, mo
         (fit.main, ["--published", "nowhere.yaml"], "--published needs --device"),
         (fit.main, ["--device", "cpu"], "--device goes with --published"),
         (fit.main, ["--folds", "1"], "--folds 1"),
+        (fit.main, ["--report", "a.html", "--no-report"], "one or the other"),
+        (fit.main, ["a.csv", "b.csv", "--report", "a.html"], "--report takes one table, there are 2"),
         (verify.main, ["--arch", "no.json", "--predictor", "tables/pixel1.pkl"], "no.json: No such file"),
         (verify.main, ["--arch", "no.json", "--predictor", "x.pkl", "--device", "cup"], "did you mean 'cpu'?"),
     ],
@@ -205,6 +224,16 @@ def test_show_tells_where_a_predictor_comes_from(capsys):
     assert "mobile_trim.yaml" in out
     assert "gaussian_process (chosen)" in out
     assert load_predictor(ROOT / "tables" / "pixel1.pkl").provenance["errors"]["op_mape"] <= 0.01
+
+
+def test_a_stop_before_anything_is_saved_says_so_too(replay_toml, space_py, tmp_path, monkeypatch, capsys):
+    def stopped(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("devices.find", stopped)
+    code, _, err = call(profile.main, "--device", replay_toml, "--out", tmp_path / "t.csv", capsys=capsys)
+    assert code == 130
+    assert err == "interrupted: what was finished is saved; run the same command again to go on\n"
 
 
 def test_a_space_too_small_for_so_many_networks(replay_toml, tmp_path, capsys):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from latency import frozen
+from latency.calibration import left_out, spread
 from latency.evidence import Level, Noise, Rows, fit_tails, leave_one_out, linearise, solve, solve_robustly
 from latency.features import feature_matrix
 from latency.flops import macs
 from latency.joint import MAX_FLOATS, Observation, _thin, fit_joint, latents_of
-from latency.ops import Conv2d, Zero, mbconv
-from latency.predictor import LatencyPredictor
+from latency.ops import Conv2d, Pool, Zero, mbconv
+from latency.predictor import LatencyPredictor, UnsupportedOp
 from latency.priors import _evidence_gradient, fit_rates, freeze, kernel, make_group
 from tests.latency.conftest import small_space
 
@@ -184,6 +185,28 @@ def test_ops_with_equal_features_are_one_latent():
     assert rows.counts.tolist() == [[3.0]]
 
 
+def test_values_that_no_feature_tells_are_answered_for_all_that_were_measured():
+    """Two activations of one convolution are one latent, but both were measured, so both are answered."""
+
+    def conv(channels, act):
+        return Conv2d(in_channels=channels, out_channels=8, height=8, width=8, kernel=3, act=act)
+
+    for sizes in (range(8, 15), (8,)):  # a fitted kind, and one of too few ops, answered by look-up
+        ops = [conv(c, act) for c in sizes for act in ("relu6", "none")]
+        nets = [Observation(tuple(ops[i:] + ops[:i]), 1e-3, 1e-5) for i in range(3)]
+        found = fit_joint([*(Observation((op,), 1e-4, 1e-6) for op in ops), *nets])
+        predictor = LatencyPredictor("x", found.kinds, found.constant_s, found.scale, None, found.uncertainty)
+        assert predictor.predict_s(ops).min() > 0
+        assert predictor.network_s(ops)[1] > 0
+        with pytest.raises(UnsupportedOp):
+            predictor.predict_s([conv(8, "hswish")])
+
+
+def test_pools_are_told_apart():
+    avg, most = (Pool(in_channels=8, out_channels=8, height=8, width=8, kernel=3, pool=p) for p in ("avg", "max"))
+    assert not np.array_equal(*feature_matrix([avg, most]))
+
+
 def test_rates_of_work_are_positive_and_found():
     rng = np.random.default_rng(0)
     terms = np.exp(rng.normal(0, 1, (60, 3)))
@@ -226,3 +249,28 @@ def test_the_standard_error_grows_outside_what_was_measured():
     assert predictor.covers(seen)
     assert not predictor.covers(wide)
     assert set(predictor.outside(wide)) == {"log_in", "log_out"}
+
+
+def test_intervals_come_from_fits_that_never_saw_the_network():
+    """Kernels and noise are fitted anew without each fold; the factor is that of the errors' own law."""
+    seen: list[int] = []
+    nets = networks(small_space(), 24, noise=0.02)
+
+    def fit(part):
+        seen.append(len(part))
+        return fit_joint(part, calibrate=False)
+
+    error_, std = left_out(nets, fit)
+    assert len(error_) == len(std) == 24
+    assert seen == [21] * 4 + [22] * 6, "10 folds"
+    assert left_out(nets[:3], fit)[0].size == 0
+
+
+def test_the_factor_of_intervals():
+    rng = np.random.default_rng(0)
+    assert spread(rng.standard_normal(400)) == pytest.approx(1.0, rel=0.1)
+    assert spread(2 * rng.standard_normal(400)) == pytest.approx(2.0, rel=0.1)
+    tailed = rng.standard_t(2, 2000)
+    assert np.mean(np.abs(tailed) < 1.645 * spread(tailed)) == pytest.approx(0.9, abs=0.02)
+    assert spread(np.empty(0)) == 1.0
+    assert 1.0 < spread(2 * rng.standard_normal(5)) < 3.0, "few errors move it less"

@@ -38,7 +38,8 @@ def test_a_quiet_host_and_narrow_intervals_need_no_advice():
         ({"after": {**QUIET, "others": 0.34}}, "other processes had 34% of this machine's cores"),
         ({"after": {**QUIET, "steal": 0.07}}, "the hypervisor took 7% of the processor time"),
         ({"governor": "powersave"}, "the frequency governor is 'powersave'"),
-        ({"rows": (GOOD, row(0.01, n=7))}, "1 rows rest on fewer than 10 samples"),
+        ({"rows": (GOOD, row(0.01, n=7))}, "1 of 2 rows rest on fewer than 10 samples"),
+        ({"rows": (GOOD, row(0.3, n=4, flags=("warm", "noisy")))}, "measure anew with --overwrite"),
         ({"between": {"n": 8, "spread": 0.031, "noise": 0.01}}, "8 workloads differed by 3.1% in the middle"),
     ],
 )
@@ -51,7 +52,7 @@ def test_noisy_rows_are_told_what_budget_would_do():
     """+-6 % where 2 % was asked for: nine times the samples, and the confirmation: 2 min * 9 * 1.4 = 25.2."""
     (only,) = said(rows=(GOOD, NOISY))
     assert "1 of 2 rows did not reach +-2.0%" in only
-    assert "--budget-min 26 should do, or be content with --target-ci 0.06" in only
+    assert "--overwrite --budget-min 26 should do, or be content with --target-ci 0.06" in only
 
 
 def test_a_phone_does_not_care_for_this_machines_load():

@@ -9,7 +9,18 @@ import pytest
 
 from devices.base import DeviceError
 from devices.replay import ReplayDevice, Script
-from latency.measure import Measurement, Policy, Progress, Workload, cache_label, prepare, run_rounds, warm_up
+from latency.measure import (
+    PARTS,
+    Measurement,
+    Policy,
+    Progress,
+    Workload,
+    _visit,
+    cache_label,
+    prepare,
+    run_rounds,
+    warm_up,
+)
 from latency.repeat import choose, compare, repeat
 from latency.stats import spearman
 from tests.devices.test_devices import Named
@@ -144,6 +155,33 @@ def test_a_sample_lasts_long_enough():
     session = ReplayDevice(lambda key: 1e-4).prepare(Named("x"), (1,))
     assert warm_up(session, 2e-3) == 20
     assert warm_up(ReplayDevice(lambda key: 1.0).prepare(Named("x"), (1,)), 2e-3) == 1
+
+
+class Interrupted:
+    """Each call takes 0.15 ms an inference; every fourth one, a time slice of another process."""
+
+    def __init__(self, every=4):
+        self.every, self.calls = every, []
+
+    def time_s(self, loops):
+        self.calls.append(loops)
+        return loops * 1.5e-4 + (4e-3 if len(self.calls) % self.every == 0 else 0.0)
+
+
+def test_time_slices_of_other_processes_do_not_enter_a_sample():
+    session = Interrupted()
+    assert _visit(session, 14) == pytest.approx(1.5e-4), "the mean of the batch would be several times that"
+    assert session.calls == [1] + [2] * 7
+    tiny = Interrupted()
+    _visit(tiny, 1000)
+    assert tiny.calls == [1] + [1000 // PARTS] * PARTS, "no part is too short for the clock"
+
+
+def test_a_session_may_have_its_samples_in_one_piece():
+    session = Interrupted()
+    session.parts = 1
+    _visit(session, 14)
+    assert session.calls == [1, 14]
 
 
 def test_warm_up_ends_on_a_device_that_never_settles():

@@ -11,7 +11,10 @@ import pytest
 
 from latency import estimators, frozen, pickles
 from latency.features import feature_matrix
-from latency.fitting import MARGIN, FitError, Observation, fit_network_level, fit_ops, fit_predictor, split_networks
+from latency.fit_errors import fit_network_level
+from latency.fitting import fit_predictor, split_networks
+from latency.joint import Observation
+from latency.op_fit import MARGIN, FitError, fit_ops
 from latency.ops import Linear, Zero, mbconv
 from latency.pickles import PickleError
 from latency.predictor import PredictorError, UnsupportedOp, load_predictor
@@ -227,7 +230,7 @@ def test_loading_and_predicting_needs_neither_scikit_learn_nor_torch(fitted, tmp
     code = (
         "import sys; from latency.predictor import load_predictor; from latency.ops import mbconv\n"
         f"p = load_predictor({str(path)!r}); p.network_s([mbconv(8, 8, 8, kernel=3, stride=1, expand=3)])\n"
-        "print([m for m in ('sklearn', 'torch') if m in sys.modules])"
+        "print([m for m in ('sklearn', 'torch', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
 

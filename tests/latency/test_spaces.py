@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 
 import pytest
 
@@ -44,7 +46,28 @@ def test_once_for_all_is_as_deep_as_its_choices_say():
     assert free == [False, False, True, True] * 5
 
 
-@pytest.mark.parametrize("name", ["fbnet", "ofa_mbv3_160"])
+def test_proxyless_cifar_is_the_papers_space():
+    """arXiv 1812.00332, section 4.1: 3 stages of 18 blocks, 400 channels in the last; 12 edges a cell, 7 ops an edge."""
+    space = load_space("proxyless_cifar")
+    assert len(space.choices) == 3 * 18 * 12
+    assert {len(c.candidates) for c in space.choices} == {7}
+    assert space.n_networks == 7**648
+    cells = Counter(c.name.split("/")[0] for c in space.choices)
+    assert len(cells) == 54
+    assert set(cells.values()) == {12}
+    assert [space.choices[12 * 18 * s].candidates[0].height for s in range(3)] == [32, 16, 8]
+    widths = [op.out_channels for op in space.fixed_ops if isinstance(op, Conv2d) and op.act == "none"]
+    assert len(widths) == 54
+    assert widths[-1] == 400
+    steps = {b - a for a, b in itertools.pairwise(widths)}
+    assert max(steps) - min(steps) <= 4, "additive widening, up to rounding a quarter of the width"
+    kinds = [type(op).__name__ for op in space.choices[0].candidates]
+    assert kinds == ["SepConv"] * 4 + ["Identity", "Pool", "Pool"]
+    largest = space.architecture([2] * 648).ops
+    assert 5.7e6 < sum(map(params, largest)) < 7e6, "the published networks, found inside, have 5.7 and 5.8 M"
+
+
+@pytest.mark.parametrize("name", ["fbnet", "ofa_mbv3_160", "proxyless_cifar"])
 def test_networks_of_the_space_run(name):
     import torch
 
@@ -53,7 +76,7 @@ def test_networks_of_the_space_run(name):
     network = build_network(ops).eval()
     with torch.inference_mode():
         out = network(torch.zeros(space.input_shape))
-    assert out.shape == (1, 1000)
+    assert out.shape == (1, space.head[-1].out_channels)
     assert sum(map(macs, ops)) > 1e7
     assert sum(map(params, ops)) > 1e6
 
@@ -61,4 +84,4 @@ def test_networks_of_the_space_run(name):
 def test_names_are_unique():
     names = space_names()
     assert len(names) == len(set(names))
-    assert {"fbnet", "ofa_mbv3"} <= set(names)
+    assert {"fbnet", "ofa_mbv3", "proxyless_cifar", "proxyless_cifar_small"} <= set(names)

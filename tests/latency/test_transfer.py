@@ -10,11 +10,11 @@ import pytest
 
 from latency import fit, profile
 from latency.joint import Observation, fit_joint
-from latency.ops import mbconv
+from latency.ops import Linear, mbconv
 from latency.predictor import LatencyPredictor, UnsupportedOp, load_predictor
 from latency.space import load_space
 from latency.stats import mape, spearman
-from latency.transfer import CORRECTION, TransferError, check_sources, mix, mixture_prior, most_informative
+from latency.transfer import TransferError, check_sources, fit_from, mix, most_informative
 from tests.latency.conftest import small_space
 from tests.latency.test_evidence import networks, predictor_of
 
@@ -38,7 +38,7 @@ def known():
     makers = [device("launch", 1e-4, 1e-8), device("work", 1e-6, 1e-7), device("odd", 3e-5, 3e-8)]
     found = []
     for name, truth in makers:
-        fitted = fit_joint(observed(truth, 80, 0))
+        fitted = fit_joint(observed(truth, 80, 0), calibrate=False)
         found.append(
             LatencyPredictor(name, fitted.kinds, fitted.constant_s, fitted.scale, uncertainty=fitted.uncertainty)
         )
@@ -54,8 +54,8 @@ def test_ten_networks_and_other_devices_beat_ten_networks(known):
         predictor = predictor_of(fitted)
         return np.array([predictor.network_s(o.ops)[0] for o in test])
 
-    with_others = outcome(fit_joint(few, mixture_prior(known), CORRECTION))
-    alone = outcome(fit_joint(few))
+    with_others = outcome(fit_from(known, few))
+    alone = outcome(fit_joint(few, calibrate=False))
     assert mape(with_others, y) < mape(alone, y)
     assert spearman(with_others, y) > 0.9
 
@@ -83,7 +83,7 @@ def test_the_most_telling_networks_differ_and_leave_less_variance(known):
 
 def test_a_transferred_predictor_stands_alone_and_is_small(known, tmp_path):
     _, truth = device("new", 5e-5, 5e-8)
-    fitted = fit_joint(observed(truth, 10, 7), mixture_prior(known), CORRECTION)
+    fitted = fit_from(known, observed(truth, 10, 7))
     predictor = predictor_of(fitted)
     predictor.save(tmp_path / "new.pkl")
     assert (tmp_path / "new.pkl").stat().st_size < 2**20
@@ -91,6 +91,34 @@ def test_a_transferred_predictor_stands_alone_and_is_small(known, tmp_path):
     loaded = load_predictor(tmp_path / "new.pkl")
     assert np.array_equal(loaded.predict_s(ops), predictor.predict_s(ops))
     assert loaded.network_s(ops) == pytest.approx(predictor.network_s(ops))
+
+
+def test_a_new_device_answers_for_all_that_the_others_know():
+    """Its three networks hold neither the kernels 5 and 7 nor the second head."""
+    space = small_space(blocks=4)
+    heads = [Linear(in_channels=24, out_channels=n, height=8, width=8) for n in (10, 100)]
+    rng = random.Random(0)
+
+    def seconds(ops, factor):
+        return factor * sum(1e-5 * (1 + op.out_channels / 8 + getattr(op, "kernel", 0)) for op in ops)
+
+    chains = [(*space.random(rng).ops, rng.choice(heads)) for _ in range(60)]
+    known = [
+        predictor_of(fit_joint([Observation(c, seconds(c, f), 0.0) for c in chains], calibrate=False))
+        for f in (1.0, 3.0)
+    ]
+    small = [(*tuple(c.candidates[i] for c in space.choices), heads[0]) for i in (0, 3)]
+    fitted = fit_from(known, [Observation(c, seconds(c, 2.0), 0.0) for c in (*small, small[0])])
+    new = predictor_of(fitted)
+    unseen = space.choices[0].candidates[1]
+    assert unseen.kernel == 5
+    assert new.covers(unseen)
+    for chain in chains[:10]:
+        assert new.network_s(chain)[0] == pytest.approx(seconds(chain, 2.0), rel=0.03)
+    with pytest.raises(UnsupportedOp, match="has of this kind only"):
+        new.predict_s([Linear(in_channels=24, out_channels=11, height=8, width=8)])
+    with pytest.raises(UnsupportedOp, match="was fitted on kernel 3, 5, 7"):
+        new.predict_s([mbconv(8, 8, 8, kernel=9, stride=1, expand=3)])
 
 
 def test_too_few_networks_or_an_unknown_op_is_said(known):
@@ -109,7 +137,7 @@ def call(main, *args, capsys):
 
 
 def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path, capsys):
-    source = predictor_of(fit_joint(networks(space, 30)))
+    source = predictor_of(fit_joint(networks(space, 30), calibrate=False))
     source.save(tmp_path / "a.pkl")
     table = tmp_path / "new.csv"
     code, out, _ = call(
@@ -124,7 +152,7 @@ def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["networks"] == 6
-    assert "each left out in turn" in err
+    assert "left out in turn" in err
     loaded = load_predictor(tmp_path / "new.pkl")
     assert loaded.provenance["transfer_from"] == ["fake"]
     assert loaded.provenance["fingerprint"]["runtime"] == "replay"
@@ -141,6 +169,7 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert json.loads(out)["networks"] == 150
     assert json.loads(out)["network_mape"] < 0.01
     assert not (tmp_path / "t.html").exists()
+    assert (tmp_path / "t.pkl").stat().st_size < 2**20
     predictor = load_predictor(tmp_path / "t.pkl")
     seconds, std = predictor.network_s(load_space("fbnet").random(random.Random(0)).ops)
     assert 0.005 < seconds < 0.02

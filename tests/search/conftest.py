@@ -139,7 +139,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
 
     def call(*more: str, predictor: str = "fake.pkl") -> tuple[int, str, str]:
-        arguments = ["--predictor", predictor, "--space", "mine.py:mine", "--image-size", "8", *more]
+        arguments = ["--predictor", predictor, "--space", "mine.py:mine", "--image-size", "8", "--no-tflite", *more]
         try:
             code = run.main(arguments)
         except SystemExit as stop:

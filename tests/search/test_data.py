@@ -8,7 +8,22 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from search.data import Data, DataError, Split, batch, from_datasets, load_data, stratified
+from devices.errors import UserError
+from search.augment import PAD, RESIZED, Augmentation, augment, centre_box, coloured, crop_box, crop_draws, cut_out
+from search.data import (
+    Data,
+    DataError,
+    Reading,
+    Split,
+    batch,
+    from_datasets,
+    load_data,
+    stratified,
+    validation_share,
+)
+from search.decode import Decoded
+from search.loader import Loader
+from search.rows import RowGroups, windowed_order
 
 
 def test_digits_are_split_by_class_and_do_not_overlap() -> None:
@@ -178,7 +193,7 @@ def test_large_sets_are_decoded_when_asked_for(tmp_path: Path, monkeypatch: pyte
     kept = load_data(f"parquet:{tmp_path}", image_size=6)
     monkeypatch.setattr(search.folders, "IN_MEMORY_BYTES", 0)
     lazy = load_data(f"parquet:{tmp_path}", image_size=6)
-    assert type(lazy.train.dataset) is search.folders.Decoded
+    assert type(lazy.train.dataset) is Decoded
     assert torch.equal(kept.train.fetch([3, 1])[0], lazy.train.fetch([3, 1])[0])
 
 
@@ -189,7 +204,10 @@ def test_large_sets_are_decoded_when_asked_for(tmp_path: Path, monkeypatch: pyte
         ({"img": cells(4), "kind": [0, 1, 0, 1]}, "no label column; columns: img, kind"),
         ({"img": cells(4), "label": [0, None, 0, 1]}, "is a label missing"),
         ({"img": cells(4), "label": [0, -1, 0, 1]}, "run from -1 to 1"),
-        ({"img": [{"bytes": b"no image", "path": None}] * 4, "label": [0, 1, 0, 1]}, "image 0 .*cannot be decoded"),
+        (
+            {"img": [{"bytes": b"no image", "path": None}] * 4, "label": [0, 1, 0, 1]},
+            r"none of the 4 training images can be decoded: \S+a\.parquet row 0",
+        ),
         ({"img": cells(2), "label": [0, 1]}, "more images are needed"),
     ],
 )
@@ -221,11 +239,202 @@ def test_cifar10(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(f"no CIFAR-10 parquet in {shared_data}")
     monkeypatch.setattr(search.folders, "IN_MEMORY_BYTES", 0)  # reading 60,000 labels is enough here
     data = load_data(f"parquet:{shared_data / 'cifar10'}", image_size=32)
-    assert (len(data.train), len(data.validation), len(data.test)) == (40_000, 10_000, 10_000)
+    assert (len(data.train), len(data.validation), len(data.test)) == (45_000, 5_000, 10_000)
     assert len(data.classes) == 10
     assert data.flip
-    assert np.bincount(data.validation.labels).tolist() == [1000] * 10
+    assert np.bincount(data.validation.labels).tolist() == [500] * 10
     images, labels = data.train.fetch([0, 1, 2])
     assert images.shape == (3, 3, 32, 32)
     assert float(images.std()) > 0.1
     assert labels.tolist() == data.train.labels[:3].tolist()
+
+
+def test_validation_images_are_the_papers() -> None:
+    """arXiv 1812.00332: 50,000 of ImageNet, 5,000 of CIFAR-10; a fifth of small sets."""
+    for n, held in ((1_281_167, 50_000), (50_000, 5_000), (1_000, 200)):
+        assert round(n * validation_share(n)) == held
+    assert validation_share(1000, 30) == 0.03
+    with pytest.raises(DataError, match="--validation-images 1000: there are 1000"):
+        validation_share(1000, 1000)
+    data = load_data("digits", image_size=8, reading=Reading(validation_images=100))
+    assert abs(len(data.validation) - 100) <= 5
+
+
+def jpeg(seed: int, size: tuple[int, int] = (60, 48)) -> bytes:
+    from PIL import Image
+
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize(size).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
+def photos(folder: Path, n: int = 24, bad: tuple[int, ...] = ()) -> Path:
+    """`n` JPEG files in two folders; those in `bad` are cut off half-way."""
+    for i in range(n):
+        content = jpeg(i)
+        path = folder / ("ape", "bee")[i % 2] / f"{i:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content[: len(content) // 2] if i in bad else content)
+    return folder
+
+
+def photo_rows(folder: Path, n: int = 40, group: int = 4, bad: tuple[int, ...] = (), empty: bool = False) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": jpeg(i)[: 300 if i in bad else None], "path": None} for i in range(n)]
+    folder.mkdir(exist_ok=True)
+    half = n // 2
+    for part, rows in enumerate((range(half), range(half, n))):
+        table = pa.table({"image": [images[i] for i in rows], "label": [i % 2 for i in rows]})
+        pq.write_table(table, folder / f"train-{part}.parquet", row_group_size=group)
+    return folder
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet"])
+def test_corrupt_images_are_named_counted_and_left_out(tmp_path: Path, kind: str, stream: bool) -> None:
+    folder = (
+        photos(tmp_path / "x", 40, bad=(3, 8)) if kind == "imagefolder" else photo_rows(tmp_path / "x", bad=(3, 28))
+    )
+    said: list[str] = []
+    reading = Reading(max_corrupt=2, stream=stream, workers=2, warn=said.append)
+    data = load_data(f"{kind}:{folder}", image_size=16, reading=reading)
+    for split in (data.train, data.validation, data.test):
+        images, labels = split.fetch(range(len(split)))
+        assert len(images) == len(labels)
+    assert len(said) == 2
+    named = ("03.jpg", "08.jpg") if kind == "imagefolder" else ("train-0.parquet row 3", "train-1.parquet row 8")
+    assert all(any(name in line for line in said) for name in named), said
+    assert "2 so far of --max-corrupt 2" in said[1]
+    strict = Reading(max_corrupt=1, stream=stream, warn=said.append)
+
+    def read_all() -> None:
+        data = load_data(f"{kind}:{folder}", image_size=16, reading=strict)
+        for split in (data.train, data.validation, data.test):
+            split.fetch(range(len(split)))
+
+    with pytest.raises(DataError, match=r"cannot be decoded .*that makes 2, and --max-corrupt is 1"):
+        read_all()
+
+
+def test_a_batch_is_filled_up_where_an_image_is_corrupt(tmp_path: Path) -> None:
+    data = load_data(f"imagefolder:{photos(tmp_path, 24, bad=(3,))}", image_size=16, reading=Reading(stream=True))
+    everything = Split(data.train.dataset, np.arange(24), data.train.dataset.labels)  # type: ignore[attr-defined]
+    images, labels = everything.batch(np.array([12, 13, 14]))  # bee/01, 03, 05
+    assert torch.equal(images[2], images[0])
+    assert labels.tolist() == [1, 1, 1]
+    images, labels = everything.fetch([12, 13, 14])
+    assert len(images) == len(labels) == 2
+    with pytest.raises(DataError, match="none of the 1 images"):
+        everything.batch(np.array([13]))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decoding_ahead_by_threads_gives_what_plain_decoding_gives(tmp_path: Path, workers: int) -> None:
+    """Any number of workers, any step first: a batch is a function of its step."""
+    folder = photos(tmp_path)
+    plain = load_data(f"imagefolder:{folder}", image_size=80)
+    data = load_data(f"imagefolder:{folder}", image_size=80, reading=Reading(workers=workers))
+    assert data.augmentation == RESIZED
+    how = data.augmentation_of()
+    straight = [Loader(plain.train, 4, 0, "s", how).batch(step) for step in range(8)]
+    ahead, late = Loader(data.train, 4, 0, "s", how), Loader(data.train, 4, 0, "s", how)
+    for step in range(8):
+        assert all(map(torch.equal, ahead.batch(step), straight[step]))
+    for step in (6, 1, 3, 5, 7):
+        assert all(map(torch.equal, late.batch(step), straight[step]))
+
+
+def test_streamed_row_groups_are_what_is_read_at_once_and_memory_is_bounded(tmp_path: Path) -> None:
+    folder = photo_rows(tmp_path / "rows")
+    kept = load_data(f"parquet:{folder}", image_size=16)
+    data = load_data(f"parquet:{folder}", image_size=16, reading=Reading(stream=True, workers=3))
+    assert kept.summary()["mixed_groups"] == 0 < data.summary()["mixed_groups"]  # another order: another run
+    assert data.summary() | {"mixed_groups": 0} == kept.summary()
+    for ours, theirs in ((data.train, kept.train), (data.test, kept.test)):
+        assert torch.equal(ours.fetch(range(len(ours)))[0], theirs.fetch(range(len(theirs)))[0])
+    groups = RowGroups(sorted(folder.glob("*.parquet")), "image", cache_bytes=1)
+    assert (groups.capacity, groups.window, len(groups)) == (2, 1, 40)
+    for i in np.random.default_rng(0).permutation(40):
+        assert groups.encoded(int(i)) == jpeg(int(i))
+        assert groups.held <= 2
+
+
+def test_a_windowed_order_mixes_few_groups_at_a_time() -> None:
+    groups = np.repeat(np.arange(12), 5)
+    order = windowed_order(groups, 3, np.random.default_rng(0))
+    assert sorted(order) == list(range(60))
+    for first in range(0, 60, 15):
+        assert len(set(groups[order[first : first + 15]])) == 3
+    assert not np.array_equal(order, windowed_order(groups, 3, np.random.default_rng(1)))
+    runs = (np.diff(groups[order]) != 0).sum()
+    assert runs > 30  # mixed within the window, not group after group
+
+
+def test_evaluation_takes_the_centre_and_training_parts_of_an_image() -> None:
+    assert centre_box(400, 300, 0.875) == pytest.approx((68.75, 18.75, 331.25, 281.25))
+    draws = crop_draws(500, 0, "s", 0)
+    boxes = np.array([crop_box(400, 300, d) for d in draws])
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2] <= 400).all()
+    assert (boxes[:, 3] <= 300).all()
+    assert ((w / h) > 0.74).all()
+    assert ((w / h) < 1.35).all()
+    area = w * h / 120_000
+    assert area.min() > 0.07
+    assert 0.35 < area.mean() < 0.55
+    assert torch.equal(draws, crop_draws(500, 0, "s", 0))
+    assert crop_box(1000, 10, draws[0])[3] <= 10  # nothing fits: the centre
+
+
+def test_a_large_jpeg_is_decoded_small_to_nearly_the_same_pixels(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("ape", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            (tmp_path / name / f"{i}.jpg").write_bytes(jpeg(i, (640, 512)))
+    data = load_data(f"imagefolder:{tmp_path}", image_size=72)
+    image = Image.open(tmp_path / "ape" / "0.jpg")
+    exact = image.resize((72, 72), Image.Resampling.BILINEAR, box=centre_box(640, 512, 0.875))
+    expected = torch.from_numpy(np.asarray(exact).copy()).permute(2, 0, 1).float() / 255
+    got = data.train.dataset[0][0]
+    assert float((got - expected).abs().mean()) < 0.01
+
+
+def test_cutout_and_colours() -> None:
+    draws = torch.Generator().manual_seed(0)
+    cut = cut_out(torch.ones(64, 3, 32, 32), 0.5, draws)
+    shares = (cut == 0.5).float().mean(dim=(1, 2, 3))
+    assert float(shares.max()) == 0.25  # 16 of 32 pixels where the square lies inside
+    assert float(shares.min()) >= 0.25 / 4 - 0.02
+    x = torch.rand(64, 3, 8, 8)
+    y = coloured(x, draws)
+    assert 0 <= float(y.min()) <= float(y.max()) <= 1
+    assert len({round(float(v), 4) for v in (y.mean(dim=(1, 2, 3)) - x.mean(dim=(1, 2, 3)))}) > 30
+    grey = torch.full((4, 3, 2, 2), 0.25)
+    assert torch.allclose(coloured(grey, draws).std(dim=1), torch.zeros(4, 2, 2), atol=1e-6)  # saturation leaves grey
+
+
+def test_augmentation_is_drawn_from_seed_stream_and_step() -> None:
+    x = torch.rand(8, 3, 16, 16)
+    how = Augmentation(PAD, flip=True, cutout=0.25)
+    first = augment(x, how, 0, "s", 5)
+    assert torch.equal(first, augment(x, how, 0, "s", 5))
+    assert all(not torch.equal(first, augment(x, how, *other)) for other in ((1, "s", 5), (0, "t", 5), (0, "s", 6)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augmentation": "padcrop"}, "--augmentation padcrop: did you mean 'pad-crop'"),
+        ({"max_corrupt": -1}, "--max-corrupt -1"),
+        ({"workers": -2}, "--workers -2"),
+    ],
+)
+def test_unusable_ways_of_reading(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Reading(**options)

@@ -63,18 +63,41 @@ def test_the_recipe_follows_the_data() -> None:
     epoch = 1_281_167 // 256
     assert (paper.warmup_steps, paper.search_steps, paper.alpha_from_step) == (40 * epoch, 120 * epoch, epoch)
     assert paper.alpha_lr == pytest.approx(1e-3)
-    assert for_data(45_000).alpha_lr == pytest.approx(6e-3, rel=0.02)
+    assert for_data(45_000, device="cuda").alpha_lr == pytest.approx(6e-3, rel=0.02)
     assert for_data(1000).search_steps < 1000
     assert for_data(1000, alpha_lr=0.5, batch_size=8).alpha_lr == 0.5
     half = for_data(1000, search_steps=for_data(1000).search_steps // 2)
     assert half.warmup_steps == for_data(1000).warmup_steps // 2
     assert alpha_rate(1) == 0.1
+    # arXiv 1812.00332: dropout of the released networks, cutout on CIFAR-10, REINFORCE's rate
+    assert [for_data(1_281_167, space=f"proxyless{s}").dropout for s in ("", "_cpu", "_gpu")] == [0.1, 0.2, 0.3]
+    assert (for_data(45_000).cutout, for_data(45_000).dropout, paper.cutout) == (0.5, 0.0, 0.0)
+    faster = for_data(45_000, strategy="proxyless_r", device="cuda").alpha_lr
+    assert faster / for_data(45_000, device="cuda").alpha_lr == pytest.approx(10 / 6)
+    assert for_data(45_000, device="cuda").train_steps == 300 * (45_000 // 256)
+    assert for_data(45_000).train_steps == 30 * (45_000 // 256)
+
+
+@pytest.mark.parametrize("n", [1000, 45_000, 1_281_167])
+def test_learning_rates_scale_with_the_batch(n: int) -> None:
+    """lr = base * batch / base batch (Goyal et al., arXiv 1706.02677); a rate that is given stays."""
+    base = for_data(n)
+    double = for_data(n, batch_size=2 * base.batch_size, search_lr=0.3)
+    assert (double.train_lr, double.warmup_lr, double.search_lr) == (2 * base.train_lr, 2 * base.warmup_lr, 0.3)
+    if n > 10_000:
+        assert (base.batch_size, base.train_lr, base.search_lr) == (256, 0.05, 0.025)
+
+
+def test_a_number_that_no_run_can_use_is_named() -> None:
     for wrong in (
         {"search_steps": 0},
         {"batch_size": 1},
         {"alpha_lr": float("nan")},
         {"train_lr": 0.0},
         {"warmup_steps": -1},
+        {"dropout": 1.0},
+        {"ema": 1.0},
+        {"clip_norm": -1.0},
     ):
         with pytest.raises(RecipeError, match=next(iter(wrong)).replace("_", "-")):
             for_data(1000, **wrong)
@@ -356,7 +379,7 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--data", "parquet:nowhere"], "no folder nowhere"),
         (["--space", "mine.py:yours"], "'yours' is not a SearchSpace; the file has: mine"),
         (["--space", "proxles"], "unknown space"),
-        (["--strategy", "proxyless"], "did you mean 'proxyless-g'"),
+        (["--strategy", "proxyless"], r"did you mean 'proxyless-[gr]'"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
         (["--image-size", "0"], "--image-size 0"),
         (["--threads", "0"], "--threads 0"),

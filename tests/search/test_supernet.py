@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from latency.modules import build_network
-from latency.ops import Conv2d, Linear, Op, Zero, mbconv
+from latency.modules import Wired, build_network
+from latency.ops import Add, Conv2d, Identity, Linear, Op, Pad, SepConv, Zero, mbconv
 from latency.space import Choice, SearchSpace, for_classes
+from latency.wiring import parallel
 from search import gates
-from search.costs import Costs, make_costs
+from search.compute import Engine
+from search.costs import Costs, Predictor, make_costs
 from search.memory import saved_bytes
 from search.recipe import Recipe
 from search.rng import generator
@@ -58,6 +60,74 @@ def test_the_path_is_the_plain_network(space: SearchSpace, costs: Costs) -> None
     for mine, theirs in zip(parts, plain, strict=True):
         theirs.load_state_dict(mine.state_dict())
     assert torch.equal(supernet(images()[0], path), plain(images()[0]))
+
+
+def tree_space() -> SearchSpace:
+    """Two blocks side by side and one behind, a padded shortcut around them: every kind of wiring that ships."""
+    size = {"height": 8, "width": 8}
+    kinds = [SepConv(in_channels=8, out_channels=8, kernel=k, **size) for k in (3, 5)]
+    edge = (*kinds, Identity(in_channels=8, out_channels=8, **size))
+    conv = Conv2d(in_channels=8, out_channels=12, kernel=1, act="none", **size)
+    inner = parallel([0], [1], close=Add(in_channels=8, out_channels=8, **size))
+    body = [*inner, 2, conv]
+    layout = parallel(
+        body, [Pad(in_channels=8, out_channels=12, **size)], close=Add(in_channels=12, out_channels=12, **size)
+    )
+    stem = (Conv2d(in_channels=3, out_channels=8, height=16, width=16, kernel=3, stride=2),)
+    head = (Linear(in_channels=12, out_channels=10, **size),)
+    return SearchSpace("tree", stem, tuple(Choice(f"cell/{i}", edge) for i in range(3)), head, layout)
+
+
+def test_in_a_tree_too_the_path_is_the_plain_network(predictor: Predictor) -> None:
+    space = tree_space()
+    supernet = Supernet(space, make_costs(space, predictor), num_classes=7)
+    path = [1, 2, 0]
+    ops = for_classes(space.architecture(path).ops, 7)
+    plain = build_network(ops)
+    assert isinstance(plain, Wired)
+    mine = [*supernet.stem]
+    for place, step in enumerate(space.steps):
+        if isinstance(step, int):
+            mine.append(supernet.blocks[step][path[step]])
+        elif str(place) in supernet.glue:
+            mine.append(supernet.glue[str(place)])
+    for ours, theirs in zip([*mine, *supernet.head], plain.body.values(), strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    calls = counted(supernet)
+    assert torch.equal(supernet(images()[0], path), plain(images()[0]))
+    assert calls == {(0, 1): 1, (1, 2): 1, (2, 0): 1}
+    assert {name.split(".")[0] for name, _ in supernet.weights()} == {"stem", "blocks", "glue", "head"}
+
+
+def test_gate_gradients_inside_a_tree(predictor: Predictor) -> None:
+    """dL/dg = <o, dL/dm> where blocks share their input and their outputs are added, against the sum written out."""
+    space = tree_space()
+    supernet = Supernet(space, make_costs(space, predictor)).double()
+    x, y = images()
+    x = x.double()
+    pair = torch.tensor([[0, 2], [1, 0], [2, 1]])
+    ours = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64, requires_grad=True)
+    plain = ours.detach().clone().requires_grad_()
+
+    def weighted(block: int, candidates: nn.ModuleList, m: torch.Tensor) -> torch.Tensor:
+        a, b = pair[block].tolist()
+        return plain[block, 0] * candidates[a](m) + plain[block, 1] * candidates[b](m)
+
+    with only_alpha(supernet):
+        functional.cross_entropy(supernet.forward_pair(x, pair, ours), y).backward()
+        functional.cross_entropy(supernet.run(x, weighted), y).backward()
+    assert torch.allclose(ours.grad, plain.grad, rtol=1e-8, atol=1e-10)
+    assert float(ours.grad.abs().min()) > 0
+
+
+def test_glue_is_part_of_the_latency(predictor: Predictor) -> None:
+    space = tree_space()
+    costs = make_costs(space, predictor)
+    glue = [op for op in space.fixed_ops if type(op).__name__ in ("Add", "Pad")]
+    assert len(glue) == 3
+    assert predictor.predict_s(glue).min() > 0
+    for path in ([0, 0, 0], [2, 1, 2]):
+        assert costs.network_s(path) == pytest.approx(predictor.network_s(space.architecture(path).ops)[0])
 
 
 def test_gate_gradients_are_those_of_the_weighted_sum(space: SearchSpace, costs: Costs) -> None:
@@ -153,7 +223,16 @@ def test_weights_off_the_path_stay(space: SearchSpace, costs: Costs, quick: Reci
     x, y = images()
     for path in ([0, 0, 0], [1, 2, 4]):  # the second step must not move the first path's weights by momentum
         before = {k: v.clone() for k, v in state.supernet.state_dict().items()}
-        weight_step(lambda path=path: state.supernet(x, path), y, state.weight_optimizer, 0.1, 0.1, "here")
+        weight_step(
+            lambda path=path: state.supernet(x, path),
+            y,
+            state.weight_optimizer,
+            0.1,
+            quick,
+            "here",
+            "",
+            Engine(state.supernet),
+        )
         after = state.supernet.state_dict()
         on_path = (*(f"blocks.{b}.{i}." for b, i in enumerate(path)), "stem.", "head.")
         assert all(torch.equal(v, after[k]) for k, v in before.items() if not k.startswith(on_path))

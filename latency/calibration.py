@@ -1,0 +1,64 @@
+"""How wide intervals must be: from networks predicted by fits that never saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latency.evidence import fit_tails
+from latency.stats import Floats
+
+if TYPE_CHECKING:
+    from latency.joint import JointFit, Observation
+
+FOLDS = 10
+Z90 = 1.645
+MIN_TAILS = 20  # errors below which their tails are not fitted
+PRIOR_WEIGHT = 5.0  # of few errors: how many errors the stated standard errors count for
+
+
+def left_out(
+    observations: Sequence[Observation], fit: Callable[[Sequence[Observation]], JointFit]
+) -> tuple[Floats, Floats]:
+    """(n,) measured / predicted - 1 and (n,) relative standard errors; hyper-parameters, too, are of the others alone.
+
+    10 folds, or one network at a time where there are fewer. n may be less than the networks: one with an op that
+    the others do not know says nothing of intervals. Empty for fewer than 4.
+    """
+    from latency.predictor import LatencyPredictor, UnsupportedOp
+
+    error: list[float] = []
+    relative: list[float] = []
+    if len(observations) < 4:
+        return np.empty(0), np.empty(0)
+    order = np.random.default_rng(2).permutation(len(observations))
+    for part in np.array_split(order, min(FOLDS, len(order))):
+        rest = fit([observations[i] for i in np.setdiff1d(order, part)])
+        predictor = LatencyPredictor("fold", rest.kinds, rest.constant_s, rest.scale, uncertainty=rest.uncertainty)
+        for i in part:
+            try:
+                seconds, std_s = predictor.network_s(observations[i].ops)
+            except UnsupportedOp:
+                continue
+            error.append(observations[i].seconds / seconds - 1)
+            relative.append(std_s / seconds)
+    return np.array(error), np.array(relative)
+
+
+def spread(z: Floats) -> float:
+    """Factor on standard errors so that -+ 1.645 of them holds 90 %, from `z` (n,), errors in standard errors.
+
+    By Student's t of largest likelihood, whose quantile varies less from sample to sample than the sample's own; of
+    few errors, by their mean square with the stated errors as a prior.
+    """
+    from scipy.stats import norm, t
+
+    if len(z) < MIN_TAILS:
+        freedom = PRIOR_WEIGHT + len(z)
+        scale = float(np.sqrt((PRIOR_WEIGHT + (z**2).sum()) / freedom))
+        return scale * float(t.ppf(0.95, freedom)) / Z90 if len(z) else 1.0
+    scale, nu = fit_tails(z)
+    law = norm if np.isinf(nu) else t(nu)
+    return scale * float(law.ppf(0.95)) / Z90

@@ -1,0 +1,116 @@
+"""The errors of a fit that go into its predictor's provenance, beside baselines on the same networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from latency.accuracy import scores
+from latency.estimators import CANDIDATES
+from latency.flops import macs
+from latency.joint import JointFit, Observation
+from latency.op_fit import OpFit, extrapolation, fit_ops
+from latency.predictor import LatencyPredictor
+from latency.stats import Floats, mape, spearman
+
+
+def op_errors(op_fit: OpFit, ops: Sequence[Observation], folds: int) -> dict[str, Any]:
+    """Of ops left out: inside what was measured by folds, outside by whole values of a feature."""
+    errors: dict[str, Any] = {
+        "op_mape": op_fit.op_mape,
+        "op_nested_mape": op_fit.nested_mape,
+        "op": {},
+        "extrapolation": extrapolation(ops),
+        "cv": op_fit.cv_mape,
+        "model": op_fit.chosen,
+        "folds": folds,
+        "ops": len(ops),
+    }
+    if op_fit.left_out:
+        kinds = op_fit.left_out.values()
+        joined = [np.concatenate([getattr(o, n) for o in kinds]) for n in ("predicted_s", "measured_s", "std_s")]
+        errors["op"] = scores(*joined)
+    return errors
+
+
+def network_errors(
+    predictor: LatencyPredictor,
+    joint: JointFit,
+    ops: Sequence[Observation],
+    fit_nets: Sequence[Observation],
+    test_nets: Sequence[Observation],
+) -> dict[str, Any]:
+    """Of networks never used in a fit, beside baselines; of those of the fit, left out in turn."""
+    left_out = joint.loo_error
+    errors: dict[str, Any] = {
+        "networks_fit": len(fit_nets),
+        "networks_test": len(test_nets),
+        "network_mape": None,
+        "network_spearman": None,
+        "network": {},
+        "network_loo_mape": float(np.mean(np.abs(1 / (1 + left_out) - 1))) if len(left_out) >= 5 else None,
+        "noise_floor": None,
+        "baselines": {},
+    }
+    if test_nets:
+        measured = np.array([o.seconds for o in test_nets])
+        predicted, std = networks_s(predictor, test_nets)
+        errors |= {
+            "network_mape": mape(predicted, measured),
+            "network_spearman": spearman(predicted, measured),
+            "network": scores(predicted, measured, std),
+            "baselines": _baselines(ops, fit_nets, test_nets),
+            "test": np.round(np.column_stack([predicted, measured]), 9)[:1000].tolist(),
+        }
+        if any(o.drift for o in test_nets):
+            errors["noise_floor"] = float(np.mean([abs(o.drift) for o in test_nets]))
+    return errors
+
+
+def networks_s(predictor: LatencyPredictor, networks: Sequence[Observation]) -> tuple[Floats, Floats]:
+    """(n,) predicted seconds of whole networks and (n,) their standard errors."""
+    both = np.array([predictor.network_s(o.ops) for o in networks]).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _baselines(
+    ops: Sequence[Observation], fit_nets: Sequence[Observation], test_nets: Sequence[Observation]
+) -> dict[str, dict[str, float]]:
+    """The same test networks by: the plain sum of measured ops, a line on FLOPs, a random forest per op."""
+    table = {o.ops[0]: o.seconds for o in ops}
+    measured = np.array([o.seconds for o in test_nets])
+    found: dict[str, Floats] = {}
+    if all(op in table for o in test_nets for op in o.ops if not op.is_free):
+        found["lookup_sum"] = np.array([sum(table[op] for op in o.ops if not op.is_free) for o in test_nets])
+
+    def work(networks: Sequence[Observation]) -> Floats:
+        return np.array([float(sum(macs(op) for op in o.ops)) for o in networks])
+
+    if len(fit_nets) >= 2:
+        line = np.polyfit(work(fit_nets), [o.seconds for o in fit_nets], 1)
+        found["flops_line"] = np.asarray(np.polyval(line, work(test_nets)), dtype=np.float64)
+    if ops:
+        forest = LatencyPredictor("baseline", fit_ops(ops, 2, {"random_forest": CANDIDATES["random_forest"]}).kinds)
+        sums = [np.array([forest.predict_s(o.ops).sum() for o in nets]) for nets in (fit_nets, test_nets)]
+        stderr = np.array([o.stderr_s for o in fit_nets])
+        constant, scale = fit_network_level(sums[0], np.array([o.seconds for o in fit_nets]), stderr)
+        found["random_forest"] = constant + scale * sums[1]
+    return {name: {"mape": mape(p, measured), "spearman": spearman(p, measured)} for name, p in found.items()}
+
+
+def fit_network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> tuple[float, float]:
+    """(constant_s, scale) of measured = constant + scale * sum: weighted least squares with a prior at (0, 1).
+
+    The prior (scale 1 +- 0.3, constant 0 +- 10 % of a network) matters only where networks are few. Relative weights
+    1 / CI^2 have a floor of 0.5 %: what a sum of ops leaves out does not vanish with the noise.
+    """
+    sigma = np.hypot(stderr_s / measured_s, 0.005) * measured_s
+    typical = float(measured_s.mean())
+    design = np.vstack(
+        [np.column_stack([np.ones_like(sums_s), sums_s]) / sigma[:, None], [[1 / (0.1 * typical), 0.0], [0.0, 1 / 0.3]]]
+    )
+    target = np.concatenate([measured_s / sigma, [0.0, 1 / 0.3]])
+    (constant, scale), *_ = np.linalg.lstsq(design, target, rcond=None)
+    return float(constant), float(scale)

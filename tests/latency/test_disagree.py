@@ -1,0 +1,183 @@
+"""Why measured and predicted disagree: on the scripted device, whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from latency import verify
+from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
+from latency.fitting import fit_predictor
+from latency.joint import Observation
+from latency.predictor import load_predictor
+from tests.latency.conftest import small_space, true_s
+
+
+@pytest.fixture(scope="module")
+def predictor_of_truth():
+    """Fitted on ops and networks of `true_s`, with the fingerprint of the replay device below."""
+    space, rng, noisy = small_space(), random.Random(0), np.random.default_rng(0)
+    ops = [Observation((op,), true_s(op), 2e-3 * true_s(op)) for op in space.unique_ops()]
+    chains = [space.random(rng).ops for _ in range(30)]
+    nets = [
+        Observation(c, sum(map(true_s, c)) * float(np.exp(5e-3 * noisy.standard_normal())), 2e-3 * sum(map(true_s, c)))
+        for c in chains
+    ]
+    fingerprint = {"device": "slow", "runtime": "replay", "noise_cv": 0.02}
+    return fit_predictor("slow", ops + nets, folds=3, provenance={"fingerprint": fingerprint})
+
+
+@pytest.fixture
+def run(tmp_path, space, space_py, predictor_of_truth, capsys):
+    """Run latency.verify on a replay device whose op `op` takes `factor(op)` times the truth."""
+    predictor_of_truth.save(tmp_path / "slow.pkl")
+    arch = tmp_path / "architecture.json"
+    arch.write_text(space.architecture([0, 1, 2, 3, 4]).to_json())
+
+    def go(factor, *args, options=""):
+        recording = {str(op): factor(op) * true_s(op) for op in space.unique_ops()}
+        (tmp_path / "recording.json").write_text(json.dumps(recording))
+        device = tmp_path / "slow.toml"
+        device.write_text(
+            f"runtime = 'replay'\n[options]\nrecording = '{tmp_path / 'recording.json'}'\nnoise_cv = 0.02\n{options}"
+        )
+        code = verify.main(
+            ["--arch", str(arch), "--predictor", str(tmp_path / "slow.pkl"), "--device", str(device),
+             "--space", space_py, "--budget-min", "0.03", "--json", *args]
+        )  # fmt: skip
+        out = capsys.readouterr()
+        return code, json.loads(out.out) if code in (0, 3) else None, out.err
+
+    return go
+
+
+def test_the_same_device_agrees(run, tmp_path):
+    code, result, err = run(lambda op: 1.0, "--recalibrate")
+    assert code == 0
+    assert result["gap"] == "none"
+    assert result["blocks_off"] == result["differences"] == []
+    assert "the predictor holds here" in err
+    assert "no block is off" in err
+    assert result["recalibrated"] is None
+    assert not (tmp_path / "slow-recalibrated.pkl").exists()
+
+
+def test_a_slower_device_is_a_constant_scale_and_is_recalibrated(run, tmp_path, space, predictor_of_truth):
+    code, result, err = run(lambda op: 1.2, "--recalibrate")
+    assert code == 0
+    assert result["gap"] == "scale"
+    assert result["scale"] == pytest.approx(1.2, rel=0.02)
+    assert result["scale_interval"][0] < result["scale"] < result["scale_interval"][1]
+    assert result["blocks_off"] == [], "a common factor is no block's fault"
+    assert "the gap is a constant scale" in err
+    made = load_predictor(tmp_path / "slow-recalibrated.pkl")
+    assert result["recalibrated"] == str(tmp_path / "slow-recalibrated.pkl")
+    for seed in range(20):
+        ops = space.random(random.Random(100 + seed)).ops
+        truth = 1.2 * sum(map(true_s, ops))
+        seconds, std_s = made.network_s(ops)
+        before, before_std_s = predictor_of_truth.network_s(ops)
+        assert seconds == pytest.approx(truth, rel=0.03)
+        assert std_s / seconds == pytest.approx(before_std_s / before), "what is not known of F stays so"
+    (done,) = made.provenance["recalibrated"]
+    assert done["mape_after"] < 0.03 < 0.1 < done["mape_before"]
+    assert done["scale"] == pytest.approx(1.2, rel=0.02)
+    assert made.provenance["errors"] == predictor_of_truth.provenance["errors"]
+
+
+def test_blocks_of_a_kind_that_is_off_are_named(run, tmp_path):
+    code, result, err = run(
+        lambda op: 1.6 if op.kernel == 5 else 1.0, "--recalibrate", "--out", str(tmp_path / "n.pkl")
+    )
+    assert code == 3, "asked to recalibrate, and a factor would not mend it"
+    assert result["gap"] == "mixed"
+    assert len(result["blocks_off"]) == 2
+    assert all("kernel=5" in text for text in result["blocks_off"])
+    assert "kernel 5" in result["blocks_share"]
+    assert "no constant scale" in err
+    assert "no other block has: kernel 5" in err
+    assert not (tmp_path / "n.pkl").exists()
+
+
+def test_another_number_of_threads_is_named(run, tmp_path):
+    code, result, err = run(lambda op: 1.0, options="threads = 4\n")
+    assert code == 0
+    assert result["differences"] == [
+        "threads: table has None, here 4 (the number of threads changes ops by different factors: profile anew)"
+    ]
+    assert "fitted on another target: threads" in err
+    kept = json.loads((tmp_path / "verify.json").read_text())
+    assert kept["device"]["threads"] == 4
+    assert len(kept["blocks"]) == 5
+    assert kept["judged"]["networks"] == 9
+
+
+def test_without_blocks_only_networks_are_timed(run, tmp_path):
+    code, _, _ = run(lambda op: 1.0, "--no-blocks", "--random", "1")
+    assert code == 0
+    kept = json.loads((tmp_path / "verify.json").read_text())
+    assert kept["blocks"] == []
+    assert kept["gap"] == "unknown", "two networks do not tell a scale"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--out", "x.pkl"], "--out goes with --recalibrate"),
+        (["--recalibrate", "--out", "x.csv"], "a predictor is a .pkl file"),
+        (["--recalibrate", "--random", "1"], "--recalibrate needs --random 2"),
+    ],
+)
+def test_bad_input_is_one_line(run, args, says):
+    code, _, err = run(lambda op: 1.0, *args)
+    assert code == 2
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def verdicts(gaps, rel_std):
+    """Networks of 1 ms predicted."""
+    return [
+        Verdict(str(i), 1e-3, rel_std * 1e-3, 1e-3 * (1 + g), (1e-3 * (1 + g - 1e-4), 1e-3 * (1 + g + 1e-4)))
+        for i, g in enumerate(gaps)
+    ]
+
+
+def test_the_judgement_keeps_its_error_rate():
+    """Constant gaps of many made-up devices are called constant, and no gap is called none, at about the stated rate."""
+    rng = np.random.default_rng(0)
+    for gap, kind in ((0.0, "none"), (0.1, "scale")):
+        called = [judge(verdicts(gap + 0.02 * rng.standard_normal(9), 0.02)).kind for _ in range(300)]
+        assert np.mean([c == kind for c in called]) > 0.9
+        assert np.mean([c == "mixed" for c in called]) < 0.04
+    called = [judge(verdicts(0.1 + 0.06 * rng.standard_normal(9), 0.02)).kind for _ in range(100)]
+    assert np.mean([c == "mixed" for c in called]) > 0.95
+
+
+def test_blocks_share_a_factor(space):
+    ops = space.unique_ops()[:6]
+    blocks = [Block(op, 1e-3, 1e-5, 1.3e-3 * (1.4 if op.kernel == 7 else 1.0), 1e-6) for op in ops]
+    judged = judge_blocks(blocks)
+    assert {b.op for b in judged if b.far} == {op for op in ops if op.kernel == 7}
+    assert judged[0].off == pytest.approx(0.4)
+    assert shared_by(judged) == ["kernel 7"]
+    assert judge_blocks([]) == shared_by([]) == []
+
+
+def test_times_inside_the_network_are_taken_where_the_device_tells_them(space):
+    chain = space.architecture([0, 0, 0, 0, 0]).ops
+    nodes = {str(i): 2.0 * true_s(op) for i, op in enumerate(chain)}
+    inside = verify._in_context(chain, nodes, 1e-3)
+    assert sum(inside[op] for op in chain) == pytest.approx(1e-3), "shares of the measured network"
+    assert verify._in_context(chain, {"conv_1": 1.0}, 1e-3) == {}, "names that are not the chain's"
+
+
+def test_a_recalibrated_predictor_can_be_recalibrated_again(predictor_of_truth):
+    of = verdicts([0.1] * 5, 0.02)
+    twice = recalibrated(recalibrated(predictor_of_truth, judge(of), {}, of), judge(of), {"device": "b"}, of)
+    assert twice.scale == pytest.approx(predictor_of_truth.scale * 1.21, rel=1e-3)
+    assert len(twice.provenance["recalibrated"]) == 2
+    assert twice.provenance["fingerprint"] == {"device": "b"}
