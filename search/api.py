@@ -7,6 +7,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 
 from latency.console import Ui
 from latency.space import SearchSpace
-from search import distributed, rundir, strategies
+from search import distributed, rundir, strategies, tensorboard
 from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, ImageDataset, from_datasets
@@ -34,7 +35,7 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `tflite`: write network.tflite too, where the extra `tflite` is installed.
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
@@ -47,9 +48,12 @@ class Options:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     compute: Compute = PLAIN
     tflite: bool = False
+    tensorboard: bool = False
     sync_bn: bool = True
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            tensorboard.require()
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if not self.save_every_s > 0:
@@ -148,7 +152,8 @@ def search_data(
             ui=ui,
             sync_bn=options.sync_bn,
         )
-        return pipeline.run_all(resume)
+        with tensorboard.events(run) if options.tensorboard and distributed.rank() == 0 else nullcontext():
+            return pipeline.run_all(resume)
 
 
 def _begin(run: RunDir, config: dict[str, Any], resume: bool, overwrite: bool) -> tuple[list[str], bool]:

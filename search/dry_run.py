@@ -17,6 +17,8 @@ STEPS = {
     "all paths": "all paths in the graph (one-shot, DARTS)",
 }
 
+ALL_PATHS = ("darts", "one-shot")  # the strategies that have all candidates in the graph
+
 
 def budget_bytes(memory_gib: float | None, device: str) -> tuple[int, str]:
     """(bytes, what they are): as asked for, or all that the device has."""
@@ -34,7 +36,7 @@ def budget_bytes(memory_gib: float | None, device: str) -> tuple[int, str]:
 
 
 def dry_run(
-    ui: Ui, setting: Setting, batch: int, optimizer: str, memory_gib: float | None, device: str
+    ui: Ui, setting: Setting, batch: int, optimizer: str, strategy: str, memory_gib: float | None, device: str
 ) -> dict[str, Any]:
     """Print the tables; returns them for --json, sizes in bytes."""
     budget, what = budget_bytes(memory_gib, device)
@@ -58,10 +60,11 @@ def dry_run(
     )
     kept = {name: copies * estimator.weights for name, copies in OPTIMIZERS.items()}
     ui.say("optimiser state, GiB: " + ", ".join(f"{name} {_gib(size)}" for name, size in kept.items()))
-    run_step = max(("one path", "two paths"), key=lambda paths: needs[paths].total)
+    steps = ("all paths",) if strategy in ALL_PATHS else ("one path", "two paths")
+    run_step = max(steps, key=lambda paths: needs[paths].total)
     ways = ways_down(estimator, run_step, batch)
     ui.table(
-        f"ways down from the {_gib(needs[run_step].total)} GiB of this run, each alone",
+        f"ways down from the {_gib(needs[run_step].total)} GiB of this run ({strategy}), each alone",
         ["way", "how", "in all, GiB"],
         [[way.name, way.how, "not for this space" if way.total is None else _gib(way.total)] for way in ways],
     )

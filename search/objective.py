@@ -21,10 +21,15 @@ def latency_loss(expected_s: torch.Tensor, target_s: float, multiplier: float) -
     return multiplier * (expected_s / target_s - 1)
 
 
+def entropies(probs_LK: torch.Tensor) -> torch.Tensor:
+    """Entropy of each block's distribution in nats: (L,)."""
+    each: torch.Tensor = -torch.special.xlogy(probs_LK, probs_LK).sum(1)
+    return each
+
+
 def entropy(probs_LK: torch.Tensor) -> torch.Tensor:
     """Mean entropy of the blocks' distributions in nats; scalar."""
-    mean: torch.Tensor = -torch.special.xlogy(probs_LK, probs_LK).sum(1).mean()
-    return mean
+    return entropies(probs_LK).mean()
 
 
 @dataclass(frozen=True)

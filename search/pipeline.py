@@ -303,6 +303,11 @@ class Pipeline:
             "blocks": blocks,
             "fixed_s": self.costs.fixed_s,
             "uniform_s": self.costs.expected_s(self.costs.uniform_LK),
+            **(
+                {"layout": [s if isinstance(s, int) else str(s) for s in self.space.layout]}
+                if self.space.layout
+                else {}
+            ),
         }
 
     def _say(self, text: str) -> None:

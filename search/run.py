@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
+    made.add_argument("--tensorboard", action="store_true", help="write event files to runs/NAME/tensorboard too")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
     made.add_argument(
         "--sync-bn", action=argparse.BooleanOptionalAction, default=True,
@@ -177,6 +178,7 @@ def _search(
         strategies.parse_options(config.strategy_option),
         compute,
         tflite=not args.no_tflite,
+        tensorboard=args.tensorboard,
         sync_bn=config.sync_bn,
     )
     strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
@@ -197,7 +199,8 @@ def _search(
 
         setting = Setting(space, len(data.classes), (space.input_shape[1], image_size, image_size), compute)
         optimizer = "momentum" if recipe.momentum else "sgd"
-        return dry_run(ui, setting, recipe.batch_size, optimizer, config.memory_gib, config.torch_device)
+        strategy = strategies.canonical(config.strategy)
+        return dry_run(ui, setting, recipe.batch_size, optimizer, strategy, config.memory_gib, config.torch_device)
     run_dir = config.runs / (config.name or f"{config.predictor.stem}-{space.name}-{target_s * 1e3:.4g}ms")
     ui.say(options.data_line(data))
     ui.say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each row that `append` has written
 
     @property
     def checkpoint(self) -> Path:
@@ -107,9 +108,12 @@ class RunDir:
             with (self.path / METRICS).open("ab") as file:
                 file.write(line.encode() + b"\n")
                 file.flush()
-                return file.tell()
+                size = file.tell()
         except OSError as error:
             raise RunError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+        for listener in self.listeners:
+            listener(row)
+        return size
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a torn last line is left out. Raises RunError for a damaged line before it."""

@@ -18,8 +18,8 @@ from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import distributed
-from search.alpha import WITHOUT_MULTIPLIER
+from search import distributed, watch
+from search.alpha import WITHOUT_MULTIPLIER, Batch
 from search.compute import PLAIN, Compute, Engine
 from search.data import Data, Indices, Split
 from search.divergence import lower, require_finite
@@ -116,6 +116,7 @@ class SearchPhase:
     _engine: Engine = field(init=False)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _snapshot_every: int = field(init=False)
+    _judged_on: Batch | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._engine = Engine(self.state.supernet, self.compute)
@@ -188,7 +189,12 @@ class SearchPhase:
         row |= {"expected_s": expected_s, "lambda": state.dual.value, "entropy": float(entropy(probs_LK))}
         done = (state.step - self.recipe.warmup_steps + 1) // self.recipe.alpha_every
         if done % self._snapshot_every == 0:
-            row["probs"] = [[round(p, 4) for p in block] for block in probs_LK.tolist()]
+            row |= watch.snapshot(probs_LK)
+        if watch.due(done, self.recipe.alpha_steps):
+            if self._judged_on is None:
+                loader = self._engine.loader(self.data.validation, watch.IMAGES, state.seed, "watch", None)
+                self._judged_on = loader.batch(0)
+            row["now"] = watch.glance(state, self._judged_on)
         return row
 
     def _batch(self, split: Split, stream: str, step: int, *, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
