@@ -17,7 +17,7 @@ STEPS = {
     "all paths": "all paths in the graph (one-shot, DARTS)",
 }
 
-ALL_PATHS = ("darts", "one-shot")  # the strategies that have all candidates in the graph
+ALL_PATHS = ("darts", "one_shot")  # the strategies that have all candidates in the graph
 
 
 def budget_bytes(memory_gib: float | None, device: str) -> tuple[int, str]:

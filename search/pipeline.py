@@ -25,12 +25,14 @@ from search.derive import derive, random_of_equal_latency
 from search.divergence import Diverged
 from search.formats import ExportError, export, export_network
 from search.lean import lean
+from search.phase import Phase, run_phase
 from search.recipe import Recipe
+from search.resume import load_run
 from search.rng import derive_seed
 from search.rundir import RunDir
 from search.state import start
 from search.strategies import Strategy
-from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
+from search.trainer import SearchPhase, TrainPhase, accuracy
 
 FOUND, RANDOM = "train_found", "train_random"
 
@@ -94,7 +96,7 @@ class Pipeline:
 
     def run_all(self, resume: bool) -> Result:
         """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
-        saved = distributed.first(lambda: self._load() if resume and checkpoint.exists(self.run.checkpoint) else None)
+        saved = distributed.first(lambda: load_run(self.run, self._warn) if resume else None)
         if saved is not None:
             self._go_on(saved)
         else:
@@ -262,28 +264,9 @@ class Pipeline:
             },
         )
 
-    def _load(self) -> dict[str, Any]:
-        saved, warning = checkpoint.load_newest(self.run.checkpoint)
-        self._warn(warning)
-        try:
-            self._metrics_bytes = int(saved["metrics_bytes"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise checkpoint.CheckpointError(
-                f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
-            ) from None
-        if not self.run.truncate_metrics(self._metrics_bytes):
-            self._warn(f"{self.run.path / rundir.METRICS} lacks rows from before the checkpoint: the report will too")
-            self._metrics_bytes = (self.run.path / rundir.METRICS).stat().st_size
-        return saved
-
     def _go_on(self, saved: dict[str, Any]) -> None:
-        self._resumed = saved
-        try:
-            self._results, self._found_weights = dict(saved["results"]), saved["found_weights"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise checkpoint.CheckpointError(
-                f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
-            ) from None
+        self._resumed, self._metrics_bytes = saved, saved["metrics_bytes"]
+        self._results, self._found_weights = dict(saved["results"]), saved["found_weights"]
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics_bytes = self.run.append(row)
@@ -314,8 +297,8 @@ class Pipeline:
         if self.ui is not None:
             self.ui.say(text)
 
-    def _warn(self, text: str | None) -> None:
-        if text is not None and self.ui is not None:
+    def _warn(self, text: str) -> None:
+        if self.ui is not None:
             self.ui.warn(text)
 
     def _progress(self, title: str) -> AbstractContextManager[Report]:
