@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_iter
 GIB = 2**30
 
 
-def saved_bytes(forward: Callable[[], torch.Tensor], module: nn.Module) -> int:
-    """Bytes of activations that the graph of `forward()` keeps for backward.
+def saved_bytes(forward: Callable[[], object], module: nn.Module) -> int:
+    """Bytes of activations that the graph of `forward()` keeps for backward; of a whole step, the sum of its graphs.
 
     Counted are distinct storages among the saved tensors; the parameters and buffers of `module` are left out, since
     they are there with or without a graph.
@@ -70,6 +70,13 @@ def count_step(make_input: Callable[[], Any], forward: Callable[[Any], torch.Ten
     gradients = sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
     module.zero_grad(set_to_none=True)
     return Step(activations, gradients, count.peak)
+
+
+def peak_bytes(work: Callable[[], object], module: nn.Module) -> int:
+    """The most bytes alive at any moment of `work()` that ops allocated in it."""
+    with _Count(module) as count:
+        work()
+    return count.peak
 
 
 class _Count(TorchDispatchMode):
