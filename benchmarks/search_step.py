@@ -2,8 +2,9 @@
 
 The full ImageNet space (21 blocks of up to 7 candidates) on small images, as the default run has it. In each round new
 paths are drawn and the networks of these paths are built alone, by the same builder and trained with the same code;
-then all steps are timed in random order, several times, and the fastest of each counts. A ratio is that of a step to the
-plain step of its own network in the round; told are the median over rounds and its 95 % interval (order statistics).
+then all steps are timed in random order, several times, and the fastest of each counts. A ratio is that of a step to
+the plain step of its own network in the round; told are the median over rounds and its 95 % interval (by order
+statistics).
 
 Expected: weight step <= 1.10; alpha step with two gates <= 1.6, with full gates (up to 7 candidates) <= 4; the latency
 term <= 1 % of a plain step. Run `python -m benchmarks.search_step` from the root of the repository, on an idle machine.

@@ -70,12 +70,12 @@ class BatchNormTogether(nn.BatchNorm2d):
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
-            assert self.momentum is not None
             count = input.numel() // input.shape[1] * distributed.world()
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
-                self.running_mean.lerp_(mean_C, self.momentum)
-                self.running_var.lerp_(var_C * (count / (count - 1)), self.momentum)
+                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean_C, share)
+                self.running_var.lerp_(var_C * (count / (count - 1)), share)
         result: torch.Tensor = y
         return result
 
@@ -108,6 +108,19 @@ def apart(module: nn.Module) -> Iterator[None]:
     finally:
         for m, flag in zip(norms, before, strict=True):
             m.apart = flag
+
+
+def in_step(module: nn.Module, asked: int, where: str, sync_bn: bool = True) -> int:
+    """After each step: `distributed.agree` on alphas, or on the last weights of a module that has none.
+
+    Batch norms that saw their own images only (`sync_bn` False) have their running statistics averaged.
+    """
+    if distributed.world() == 1:
+        return asked
+    if not sync_bn:
+        distributed.mean_in_place(statistics(module))
+    *_, last = module.parameters()
+    return distributed.agree(getattr(module, "alpha_LK", last), asked, where)
 
 
 def statistics(module: nn.Module) -> list[torch.Tensor]:

@@ -8,8 +8,8 @@ import torch
 
 from devices.errors import UserError
 from latency.console import Ui
+from search.estimate import OPTIMIZERS, PATHS, Estimator, Setting, ways_down
 from search.memory import GIB
-from search.plan import OPTIMIZERS, PATHS, Estimator, Setting, ways_down
 
 STEPS = {
     "one path": "weight step: one path",

@@ -74,7 +74,8 @@ def count_step(make_input: Callable[[], Any], forward: Callable[[Any], torch.Ten
 
 def peak_bytes(work: Callable[[], object], module: nn.Module) -> int:
     """The most bytes alive at any moment of `work()` that ops allocated in it."""
-    with _Count(module) as count:
+    count = _Count(module)
+    with count:
         work()
     return count.peak
 

@@ -15,9 +15,9 @@ from torch.nn import functional
 from latency.ops import Linear, MBConv
 from latency.space import SearchSpace, load_space
 from search.costs import Costs, make_costs
+from search.estimate import PATHS, Estimator, Setting, narrower, ways_down
 from search.lean import LeanReLU6, lean
 from search.memory import GIB, count_step, saved_bytes
-from search.plan import PATHS, Estimator, Setting, narrower, ways_down
 from search.supernet import Supernet, only_alpha
 from tests.search.conftest import FakePredictor, make_space
 
