@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +63,8 @@ class Estimator:
         self._mode = FakeTensorMode()  # and not the meta device: it is no faster, and autocast does not know it
         with self._mode:
             self.supernet = Supernet(setting.space, _no_costs(setting.space), setting.classes)
+            self.setting = setting
+            self.order = self._by_weight()
         self.use(setting)
 
     def use(self, setting: Setting) -> Estimator:
@@ -83,9 +84,7 @@ class Estimator:
 
     def need(self, paths: str, batch: int) -> Need:
         """What a step of `paths` (one of PATHS) needs at `batch` images."""
-        with self._mode:
-            order = self._order
-        pairs = torch.tensor([[o[0], o[min(1, len(o) - 1)]] for o in order])  # no fake: its numbers are read
+        pairs = torch.tensor([[o[0], o[min(1, len(o) - 1)]] for o in self.order])  # no fake: its numbers are read
         with self._mode:
             step = self._step(paths, batch, pairs)
         parameters, buffers = nbytes(self.supernet)
@@ -133,7 +132,7 @@ class Estimator:
             return count_step(images, lambda xy: functional.cross_entropy(forward(xy[0]), xy[1]), supernet)
 
         if paths == "one path":
-            heaviest = [order[0] for order in self._order]
+            heaviest = [order[0] for order in self.order]
             return step(lambda x: supernet(x, heaviest))
         if paths == "two paths":
             gates_L2 = torch.ones(pairs.shape, requires_grad=True)
@@ -141,36 +140,37 @@ class Estimator:
                 return step(lambda x: supernet.forward_pair(x, pairs, gates_L2))
         assert paths == "all paths", paths
         weights_LK = torch.ones(supernet.alpha_LK.shape, requires_grad=True)
-        return step(lambda x: _mixture(supernet, x, weights_LK))
+        return step(lambda x: _all_paths(supernet, x, weights_LK))
 
-    @cached_property
-    def _order(self) -> list[list[int]]:
-        """Of each block, its candidates from the heaviest on."""
-        channels, height, width = self.setting.shape
-        x = torch.empty(2, channels, height, width)
-        order = []
+    def _by_weight(self) -> list[list[int]]:
+        """Of each block, its candidates by what they keep for backward, the most first."""
+        shape, order = self.setting.shape, []
+
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            x = x.detach().requires_grad_()
+            with torch.enable_grad():
+                kept = [saved_bytes(lambda op=op: op(x), op) for op in candidates]  # type: ignore[misc]
+            order.append(sorted(range(len(kept)), key=lambda i: (-kept[i], i)))
+            y: torch.Tensor = candidates[0](x)
+            return y
+
         try:
             with torch.no_grad():
-                x = self.supernet.stem(x)
-            for block in self.supernet.blocks:
-                assert isinstance(block, nn.ModuleList)
-                x = x.detach().requires_grad_()
-                kept = [saved_bytes(lambda op=op, x=x: type(op).forward(op, x), op) for op in block]  # type: ignore[misc]
-                order.append(sorted(range(len(block)), key=lambda i: (-kept[i], i)))
-                with torch.no_grad():
-                    x = block[0](x)
+                self.supernet.run(torch.empty(2, *shape), mix)
         except RuntimeError as error:
-            raise UserError(f"images of {channels}x{height}x{width} do not go through the space: {error}") from error
+            size = "x".join(map(str, shape))
+            raise UserError(f"images of {size} do not go through the space: {error}") from error
         return order
 
 
-def _mixture(supernet: Supernet, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
-    x = supernet.stem(x)
-    for block, weights in zip(supernet.blocks, weights_LK.unbind(), strict=True):
-        assert isinstance(block, nn.ModuleList)
-        x = torch.stack([w * op(x) for w, op in zip(weights.unbind(), block, strict=False)]).sum(0)
-    y: torch.Tensor = supernet.head(x)
-    return y
+def _all_paths(supernet: Supernet, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
+    """`Supernet.forward_mixture` without a look at the weights, which are fakes."""
+
+    def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        weights = weights_LK[block].unbind()
+        return torch.stack([w * op(x) for w, op in zip(weights, candidates, strict=False)]).sum(0)
+
+    return supernet.run(x, mix)
 
 
 def _no_costs(space: SearchSpace) -> Costs:
