@@ -18,8 +18,11 @@ PEAK = 10.0  # alpha of the network in force over the others': p = 0.9997 of 7 c
 WITHOUT_MULTIPLIER = "without_multiplier"
 
 
-def latency_gradient(state: SearchState) -> torch.Tensor:
-    """d(latency loss)/dp at the present probabilities: (L, K). `gates.softmax_vjp` takes it to alpha, exactly."""
+def latency_gradient(state: SearchState, task_loss: float) -> torch.Tensor:
+    """d(latency loss)/dp at the present probabilities: (L, K). `gates.softmax_vjp` takes it to alpha, exactly.
+
+    `task_loss` is the cross-entropy of this step, for forms of the loss in which the two are multiplied.
+    """
     supernet = state.supernet
     probs_LK = supernet.probs().detach().requires_grad_()
     expected_s = expected_latency_s(probs_LK, supernet.cost_s, supernet.fixed_s)

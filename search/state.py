@@ -54,7 +54,7 @@ class SearchState:
             "supernet": self.supernet.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
-            "memory": self.memory,
+            "memory": dict(self.memory),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

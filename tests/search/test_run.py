@@ -410,6 +410,8 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--data", "parquet:nowhere"], "no folder nowhere"),
         (["--space", "mine.py:yours"], "'yours' is not a SearchSpace; the file has: mine"),
         (["--space", "proxles"], "unknown space"),
+        (["--strategy-option", "gate=full"], "did you mean 'gates'"),
+        (["--strategy-option", "gates"], "NAME=VALUE is needed"),
         (["--strategy", "proxyless"], r"did you mean 'proxyless-[gr]'"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
         (["--image-size", "0"], "--image-size 0"),
