@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from latency.console import Ui, ms, parser, run
+from latency.console import Report, Ui, ms, parser, run
 from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
@@ -44,53 +46,12 @@ def verify(
     Raises UnsupportedOp before anything is timed.
     """
     from latency.disagree import Block, Verdict
-    from latency.measure import Progress, Workload, prepare, run_rounds
-    from latency.modules import build, build_network
     from latency.space import without_identities
 
     predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     f_s, f_std_s = predictor.predict_s(alone, return_std=True)
-    todo = [
-        Workload(
-            name,
-            "network",
-            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
-            ops[0].input_shape,
-        )
-        for name, ops in networks.items()
-    ]
-    todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
-    found: dict[str, Measurement] = {}
-    nodes: dict[str, float] = {}
-    with ui.progress("preparing") as report:
-        sessions, failed = prepare(device, todo, report)
-
-    def on_failed(key: str, error: Exception | str) -> None:
-        if key in networks:
-            raise UserError(f"{key}: {error}")
-        ui.warn(f"{key} could not be timed alone: {error}")
-
-    try:
-        for key, why in failed.items():
-            on_failed(key, why)
-        with ui.progress("timing") as report:
-            run_rounds(
-                sessions,
-                [w for w in todo if w.key in sessions],
-                policy,
-                random.Random(seed),
-                Progress(),
-                report=report,
-                on_round=lambda *_: None,
-                on_done=lambda m: found.update({m.key: m}),
-                on_failed=on_failed,
-            )
-        if blocks_of and hasattr(sessions[blocks_of], "node_times_s"):
-            nodes = sessions[blocks_of].node_times_s(NODE_LOOPS)  # type: ignore[attr-defined]
-    finally:
-        for session in sessions.values():
-            session.close()
+    found, nodes = _time(networks, alone, device, policy, ui.progress, ui.warn, seed, blocks_of)
     verdicts = [
         Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
     ]
@@ -105,6 +66,78 @@ def verify(
             low, high = taken.ci_s
             blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, (high - low) / 2 / 1.96))
     return verdicts, blocks
+
+
+def measure_networks(
+    networks: dict[str, tuple[Op, ...]],
+    device: Device,
+    policy: Policy,
+    progress: Callable[[str], AbstractContextManager[Report]],
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """Time `networks` (name -> ops) together, in rounds. `progress(title)` gives what is told how far it is.
+
+    Raises UserError naming the network that cannot be built or timed.
+    """
+    return _time(networks, [], device, policy, progress, lambda _: None, seed, None)[0]
+
+
+def _time(
+    networks: dict[str, tuple[Op, ...]],
+    alone: Sequence[Op],
+    device: Device,
+    policy: Policy,
+    progress: Callable[[str], AbstractContextManager[Report]],
+    warn: Callable[[str], None],
+    seed: int,
+    nodes_of: str | None,
+) -> tuple[dict[str, Measurement], dict[str, float]]:
+    """(measurements of `networks` by name and of the ops `alone` by text; seconds of the nodes of one network)."""
+    from latency.measure import Progress, Workload, prepare, run_rounds
+    from latency.modules import build, build_network
+    from latency.space import without_identities
+
+    todo = [
+        Workload(
+            name,
+            "network",
+            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
+            ops[0].input_shape,
+        )
+        for name, ops in networks.items()
+    ]
+    todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
+    found: dict[str, Measurement] = {}
+    nodes: dict[str, float] = {}
+    with progress("preparing") as report:
+        sessions, failed = prepare(device, todo, report)
+
+    def on_failed(key: str, error: Exception | str) -> None:
+        if key in networks:
+            raise UserError(f"{key}: {error}")
+        warn(f"{key} could not be timed alone: {error}")
+
+    try:
+        for key, why in failed.items():
+            on_failed(key, why)
+        with progress("timing") as report:
+            run_rounds(
+                sessions,
+                [w for w in todo if w.key in sessions],
+                policy,
+                random.Random(seed),
+                Progress(),
+                report=report,
+                on_round=lambda *_: None,
+                on_done=lambda m: found.update({m.key: m}),
+                on_failed=on_failed,
+            )
+        if nodes_of and hasattr(sessions[nodes_of], "node_times_s"):
+            nodes = sessions[nodes_of].node_times_s(NODE_LOOPS)  # type: ignore[attr-defined]
+    finally:
+        for session in sessions.values():
+            session.close()
+    return found, nodes
 
 
 def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) -> dict[Op, float]:

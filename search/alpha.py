@@ -1,4 +1,4 @@
-"""What alpha steps have in common: the latency's part of the gradient, the descent, networks judged on one batch."""
+"""What alpha steps have in common: the budgets' part of the gradient, the descent, networks judged on one batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from search.objective import expected_latency_s, latency_loss
 from search.state import SearchState
 from search.supernet import only_alpha
 
@@ -19,16 +18,12 @@ WITHOUT_MULTIPLIER = "without_multiplier"
 
 
 def latency_gradient(state: SearchState, task_loss: float) -> torch.Tensor:
-    """d(latency loss)/dp at the present probabilities: (L, K). `gates.softmax_vjp` takes it to alpha, exactly.
+    """d(the loss's part of latency and all other budgets)/dp at the present probabilities: (L, K).
 
-    `task_loss` is the cross-entropy of this step, for forms of the loss in which the two are multiplied.
+    Exact; `gates.softmax_vjp` takes it to alpha. `task_loss` is the cross-entropy of this step, for forms of the loss
+    in which the two are multiplied.
     """
-    supernet = state.supernet
-    probs_LK = supernet.probs().detach().requires_grad_()
-    expected_s = expected_latency_s(probs_LK, supernet.cost_s, supernet.fixed_s)
-    latency_loss(expected_s, state.target_s, state.multiplier()).backward()  # type: ignore[no-untyped-call]
-    assert probs_LK.grad is not None
-    return probs_LK.grad
+    return state.budget_gradient(task_loss)
 
 
 def descend(state: SearchState, grad_LK: torch.Tensor) -> None:

@@ -17,17 +17,21 @@ from latency.files import write_atomically
 from latency.modules import build_network
 from latency.space import Architecture, SearchSpace, for_classes
 from search import checkpoint, rundir
+from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
 from search.compute import PLAIN, Compute
-from search.costs import Costs, Floats
+from search.costs import Floats
 from search.data import Data
-from search.derive import derive, random_of_equal_latency
+from search.derive import random_of_equal_latency
 from search.divergence import Diverged
 from search.formats import ExportError, export, export_network
+from search.objective import LossForm
+from search.ranking import supernet_accuracies
 from search.recipe import Recipe
 from search.rng import derive_seed
 from search.rundir import RunDir
 from search.state import start
 from search.strategies import Strategy
+from search.targets import Plan
 from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
 
 FOUND, RANDOM = "train_found", "train_random"
@@ -35,7 +39,10 @@ FOUND, RANDOM = "train_found", "train_random"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities."""
+    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities.
+
+    `budgets` says of each budget name, unit, limit and cost; `measured_s` is there where the network was timed.
+    """
 
     architecture: Architecture
     random_architecture: Architecture
@@ -48,6 +55,8 @@ class Result:
     random_test_accuracy: float
     probs_LK: Floats
     network: nn.Module
+    measured_s: float | None
+    budgets: list[dict[str, Any]]
 
 
 class Pipeline:
@@ -56,15 +65,18 @@ class Pipeline:
     def __init__(
         self,
         space: SearchSpace,
-        costs: Costs,
+        plan: Plan,
         data: Data,
-        target_s: float,
         recipe: Recipe,
         strategy: Strategy,
         run: RunDir,
         *,
         seed: int,
+        loss: LossForm,
         floor: float,
+        top_k: int,
+        verify_on: str | None,
+        reference: bool,
         device: str,
         compute: Compute = PLAIN,
         tflite: bool = False,
@@ -72,8 +84,10 @@ class Pipeline:
         keep: bool,
         ui: Ui | None,
     ) -> None:
-        self.space, self.costs, self.data, self.target_s, self.recipe = space, costs, data, target_s, recipe
+        self.space, self.plan, self.data, self.recipe, self.loss = space, plan, data, recipe, loss
+        self.costs, self.target_s = plan.costs, plan.target_s
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
+        self.top_k, self.verify_on, self.reference = top_k, verify_on, reference
         self.keep, self.ui, self.compute, self.tflite = keep, ui, compute, tflite
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
@@ -96,8 +110,10 @@ class Pipeline:
             self.run.truncate_metrics(0)
             self._write(self._space_row())
         with self._saver.listening():
-            if "indices" not in self._results:
+            if not self._results.keys() & {"candidates", "indices"}:
                 self._search()
+            if "indices" not in self._results:
+                self._choose()
             self._write_architectures()
             for name in (FOUND, RANDOM):
                 if f"{name}_accuracy" not in self._results:
@@ -114,6 +130,8 @@ class Pipeline:
             seed=self.seed,
             device=self.device,
             floor=self.floor,
+            plan=self.plan,
+            loss=self.loss,
         )
         counts = [len(c.candidates) for c in self.space.choices]
         self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute))
@@ -121,25 +139,47 @@ class Pipeline:
             probs_LK = state.supernet.probs().cpu().numpy()
             log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
             expected_s = float(state.supernet.expected_s())
-        derived = derive(log_p_LK, self.costs, self.target_s, self.floor)
-        rng = np.random.default_rng(derive_seed(self.seed, "random network"))
-        other = random_of_equal_latency(self.costs, derived.indices, self.target_s, rng)
+        top_k = 0 if self.reference else self.top_k
+        found = most_probable(probs_LK, log_p_LK, self.plan, self.floor, top_k)
+        if len(found) > 1:
+            networks = [candidate.indices for candidate in found]
+            accuracies = supernet_accuracies(
+                state.supernet, networks, self.data, batch_size=self.recipe.batch_size, seed=self.seed
+            )
+            found = ranked(found, accuracies)
         self._results |= {
-            "indices": list(derived.indices),
-            "in_window": derived.in_window,
-            "random_indices": list(other),
-            "predicted_s": self.costs.network_s(derived.indices),
-            "random_predicted_s": self.costs.network_s(other),
+            "candidates": [candidate.to_dict() for candidate in found],
             "expected_s": expected_s,
+            "expected": state.expected_C(),
             "probs": probs_LK.tolist(),
         }
+
+    def _choose(self) -> None:
+        found = [Candidate.from_dict(row) for row in self._results["candidates"]]
+        if self.verify_on is not None:
+            self._phase = None
+            self._save()  # the search is done, whatever becomes of the device
+            with open_device(self.verify_on) as device:
+                found = measured(found, self.space, device, self._progress, self.seed)
+        chosen, notes = choose(found, self.target_s)
+        rng = np.random.default_rng(derive_seed(self.seed, "random network"))
+        budget_s = max(self.target_s, chosen.predicted_s)  # an argmax of --reference may lie above the target
+        other = random_of_equal_latency(self.costs, chosen.indices, budget_s, rng, self.plan.others)
+        self._results |= {
+            "candidates": [candidate.to_dict() for candidate in found],
+            "indices": list(chosen.indices),
+            "in_window": chosen.in_window,
+            "random_indices": list(other),
+            "predicted_s": chosen.predicted_s,
+            "measured_s": chosen.measured_s,
+            "random_predicted_s": self.costs.network_s(other),
+            "budgets": self.plan.spent(chosen.indices),
+        }
         self._write({"phase": "derived", **self._results})
-        self._say(
-            f"found a network of {ms(self._results['predicted_s'])} (target {ms(self.target_s)}, "
-            f"E[latency] {ms(expected_s)}); a random one of {ms(self._results['random_predicted_s'])} beside it"
-        )
-        if not derived.in_window:
-            self._say(f"no network lies in {self.floor:g} to 1 times the target: the best below was taken")
+        told = told_of(chosen, len(found), self.plan, self.floor, self._results["expected_s"], self.reference)
+        self._say(f"{told[0]}; a random one of {ms(self._results['random_predicted_s'])} beside it")
+        for line in (*told[1:], *notes):
+            self._say(line)
 
     def _train(self, name: str) -> None:
         key = "indices" if name == FOUND else "random_indices"
@@ -198,6 +238,8 @@ class Pipeline:
             r[f"{RANDOM}_accuracy"],
             np.array(r["probs"]),
             network,
+            r.get("measured_s"),
+            r["budgets"],
         )
 
     def _found_network(self) -> nn.Module:

@@ -172,10 +172,13 @@ class SearchPhase:
             row: dict[str, Any] = dict(self.strategy.step(state, batch))
         require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
-        expected_s = float(state.supernet.expected_s().detach())
+        expected_C = state.expected_C()
         if not row.pop(WITHOUT_MULTIPLIER, 0):
-            state.dual = state.dual.step(expected_s, state.target_s)
-        row |= {"expected_s": expected_s, "lambda": state.dual.value, "entropy": float(entropy(probs_LK))}
+            state.loss = state.loss.step(expected_C)
+        row |= {"expected_s": expected_C[0], "lambda": [*state.loss.values, state.multiplier(row["valid_loss"])][0]}
+        row["entropy"] = float(entropy(probs_LK))
+        if len(expected_C) > 1:
+            row |= {"expected": expected_C, "lambdas": state.loss.values}
         done = (state.step - self.recipe.warmup_steps + 1) // self.recipe.alpha_every
         if done % self._snapshot_every == 0:
             row |= watch.snapshot(probs_LK)

@@ -413,6 +413,22 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--strategy-option", "gate=full"], "did you mean 'gates'"),
         (["--strategy-option", "gates"], "NAME=VALUE is needed"),
         (["--strategy", "proxyless"], r"did you mean 'proxyless-[gr]'"),
+        (["--predictor", "fake.pkl"], "a second predictor needs its limit, like fake.pkl:80ms"),
+        (
+            ["--predictor", "fake.pkl:1e-6s"],
+            r"--predictor fake.pkl:1e-6s: the fastest network of the space takes 0\.\d+ ms",
+        ),
+        (["--predictor", "fake.pkl:6"], "--predictor '6': a time above 0 with its unit"),
+        (["--predictor", "other.pkl:6ms"], "other.pkl"),
+        (["--max-macs", "lots"], "--max-macs 'lots': a number above 0 is needed, like 300M"),
+        (["--max-macs", "1K"], r"--max-macs 1K: the smallest network of the space has \d+(\.\d+)?K multiply-adds"),
+        (["--max-params", "10"], r"--max-params 10: the smallest network of the space has \d+(\.\d+)?K parameters"),
+        (["--loss", "dul"], "--loss dul: did you mean 'dual'.*known: dual, add, mul-log"),
+        (["--lambda2", "-1"], "--lambda2 -1.0"),
+        (["--top-k", "0"], "--top-k 0: at least 1"),
+        (["--verify-on", "cpuu"], "did you mean 'cpu'"),
+        (["--reference"], "--reference: the paper's loss takes the logarithm of milliseconds"),
+        (["--reference", "--loss", "add"], "leave --strategy and --loss out"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
         (["--image-size", "0"], "--image-size 0"),
         (["--threads", "0"], "--threads 0"),
@@ -434,6 +450,26 @@ def test_mistakes_are_told_in_one_line(cli, arguments: list[str], message: str) 
     assert last.startswith("error: ")
     assert re.search(message, last), last
     assert "Traceback" not in out + err
+
+
+def test_the_command_under_several_budgets(cli, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every budget is kept, told and part of what makes the run; --predictor with its limit is a target."""
+    first = ["--space", "mine.py:mine", "--image-size", "8", "--predictor", "fake.pkl:0.3ms"]
+    more = ["--steps", "6", "--train-steps", "2", "--predictor", "fake.pkl:0.32ms", "--max-params", "4K"]
+    assert run.main([*first, *more, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert "params: at most 4K parameters; 1.178K parameters to 5.69K parameters" in err
+    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4000"
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    budgets = next(row for row in rows if row["phase"] == "derived")["budgets"]
+    assert json.loads(out)["budgets"] == budgets
+    assert [(b["name"], b["limit"]) for b in budgets] == [("fake", 0.3e-3), ("fake", 0.32e-3), ("params", 4000)]
+    assert all(b["cost"] <= b["limit"] for b in budgets)
+    assert [len(row["lambdas"]) for row in rows if "expected_s" in row and row["phase"] == "search"] == [3, 3, 3]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert [b["name"] for b in config["budgets"]] == ["fake", "params"]
+    assert run.main([*first, "--target-ms", "0.3"]) == 2
+    assert "both set the target: give one" in capfd.readouterr().err
 
 
 def test_a_predictor_that_lacks_an_op_or_is_absent(cli) -> None:

@@ -20,6 +20,7 @@ from search.costs import Costs, make_costs
 from search.data import Data
 from search.derive import derive
 from search.memory import saved_bytes
+from search.objective import make_loss
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import SearchState, start
@@ -91,7 +92,7 @@ def advance(state: SearchState, strategy: Strategy, steps: range) -> list[dict[s
         state.step = step
         row = strategy.step(state, toy_batch(step))
         if not row.get(alpha.WITHOUT_MULTIPLIER):
-            state.dual = state.dual.step(float(state.supernet.expected_s().detach()), state.target_s)
+            state.loss = state.loss.step(state.expected_C())
         rows.append(row)
     return rows
 
@@ -154,7 +155,7 @@ def test_a_seed_decides_everything_and_a_stop_changes_nothing(
         second.load_state_dict(checkpoint.load(tmp_path / "c.pt")["state"])
         assert advance(second, load(name, options), range(stop, 20)) == rows[stop:]
         assert torch.equal(second.supernet.alpha_LK, straight.supernet.alpha_LK)
-        assert second.dual == straight.dual
+        assert second.loss == straight.loss
     assert advance(toy(seed=1), load(name, options), range(20)) != rows or name == "darts"  # which draws nothing
 
 
@@ -163,14 +164,14 @@ def test_an_alpha_step_touches_alpha_alone(name: str, options: dict[str, str]) -
     state, strategy = toy(), load(name, options)
     before = {k: v.clone() for k, v in state.supernet.state_dict().items()}
     torch.manual_seed(0)
-    random_before, dual = torch.random.get_rng_state(), state.dual
+    random_before, loss = torch.random.get_rng_state(), state.loss
     state.step = STEPS // 2
     metrics = strategy.step(state, toy_batch(0))
     after = state.supernet.state_dict()
     assert any("running_mean" in k for k in before)
     assert {k for k, v in before.items() if not torch.equal(v, after[k])} == {"alpha_LK"}
     assert all(p.requires_grad and p.grad is None for p in state.supernet.parameters())
-    assert state.dual == dual
+    assert state.loss == loss
     assert torch.equal(torch.random.get_rng_state(), random_before)
     assert math.isfinite(metrics["valid_loss"])
     assert all(isinstance(v, float) for v in metrics.values())
@@ -256,7 +257,7 @@ def test_a_full_step_is_the_softmax_jacobian_worked_out_by_hand(
     """Adam replaced by plain descent of rate 1: alpha moves by the gradient of task and latency."""
     target_s = costs.network_s([1, 1, 1])
     state = start(space, costs, num_classes=10, target_s=target_s, recipe=quick, seed=3)
-    state.dual = type(state.dual)(rate=0.0, damping=0.0, value=2.5)
+    state.loss = make_loss("dual", [target_s], 0, rate=0.0, damping=0.0).with_values([2.5])
     state.alpha_optimizer = torch.optim.SGD([state.supernet.alpha_LK], lr=1.0)  # type: ignore[assignment]
     with torch.no_grad():
         state.supernet.alpha_LK.add_(torch.randn(3, 5, generator=generator(0, "a"), dtype=torch.float64))
@@ -361,10 +362,10 @@ def test_reinforce_rests_at_first_and_the_multiplier_with_it() -> None:
     before = state.supernet.alpha_LK.detach().clone()
     advance(state, load("proxyless_r"), range(STEPS // 4))
     assert torch.equal(state.supernet.alpha_LK.detach(), before)
-    assert state.dual.value == 0
+    assert state.loss.values == [0]
     advance(state, load("proxyless_r"), range(STEPS // 4, STEPS // 4 + 2))
     assert not torch.equal(state.supernet.alpha_LK.detach(), before)
-    assert state.dual.value != 0
+    assert state.loss.values != [0]
 
 
 @pytest.mark.parametrize("latency", ["power", "absolute"])
@@ -376,7 +377,7 @@ def test_latency_in_the_reward_alone_brings_latency_to_the_target(latency: str) 
     began_s = state.supernet.expected_s().item()
     advance(state, load("proxyless_r", {"latency": latency, **strong}), range(STEPS))
     assert state.supernet.expected_s().item() < 0.6 * (began_s - 0.25) + 0.25
-    assert state.dual.value == 0
+    assert state.loss.values == [0]
 
 
 # names and options

@@ -16,6 +16,7 @@ from search import gates
 from search.compute import Engine
 from search.costs import Costs, Predictor, make_costs
 from search.memory import saved_bytes
+from search.objective import make_loss
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import start
@@ -192,7 +193,7 @@ def test_the_alpha_gradient_is_the_softmax_over_the_pair_of_both_terms(
     """Adam replaced by plain descent with rate 1: the step then is the gradient, worked out here by hand."""
     target = costs.network_s([1, 1, 1])
     state = start(space, costs, num_classes=10, target_s=target, recipe=quick, seed=3)
-    state.dual = type(state.dual)(rate=0.0, damping=0.0, value=2.5)
+    state.loss = make_loss("dual", [target], 0, rate=0.0, damping=0.0).with_values([2.5])
     state.alpha_optimizer = torch.optim.SGD([state.supernet.alpha_LK], lr=1.0)  # type: ignore[assignment]
     supernet, (x, y) = state.supernet, images()
     alpha = supernet.alpha_LK.detach().clone()
