@@ -134,7 +134,7 @@ class Pipeline:
             loss=self.loss,
         )
         counts = [len(c.candidates) for c in self.space.choices]
-        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute))
+        self._run("search", SearchPhase(state, self.strategy, self.data, self.recipe, counts, self.compute, self.plan))
         with torch.no_grad():
             probs_LK = state.supernet.probs().cpu().numpy()
             log_p_LK = torch.log_softmax(state.supernet.logits(), dim=1).cpu().numpy()
