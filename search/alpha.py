@@ -1,4 +1,4 @@
-"""What alpha steps have in common: the latency's part of the gradient, the descent, networks judged on one batch."""
+"""What alpha steps have in common: the budgets' part of the gradient, the descent, networks judged on one batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from search.objective import expected_latency_s, latency_loss
+from search import distributed
+from search.batchnorm import apart
 from search.state import SearchState
 from search.supernet import only_alpha
 
@@ -18,14 +19,13 @@ PEAK = 10.0  # alpha of the network in force over the others': p = 0.9997 of 7 c
 WITHOUT_MULTIPLIER = "without_multiplier"
 
 
-def latency_gradient(state: SearchState) -> torch.Tensor:
-    """d(latency loss)/dp at the present probabilities: (L, K). `gates.softmax_vjp` takes it to alpha, exactly."""
-    supernet = state.supernet
-    probs_LK = supernet.probs().detach().requires_grad_()
-    expected_s = expected_latency_s(probs_LK, supernet.cost_s, supernet.fixed_s)
-    latency_loss(expected_s, state.target_s, state.multiplier()).backward()  # type: ignore[no-untyped-call]
-    assert probs_LK.grad is not None
-    return probs_LK.grad
+def latency_gradient(state: SearchState, task_loss: float) -> torch.Tensor:
+    """d(the loss's part of latency and all other budgets)/dp at the present probabilities: (L, K).
+
+    Exact; `gates.softmax_vjp` takes it to alpha. `task_loss` is the cross-entropy of this step, for forms of the loss
+    in which the two are multiplied.
+    """
+    return state.budget_gradient(task_loss)
 
 
 def descend(state: SearchState, grad_LK: torch.Tensor) -> None:
@@ -40,16 +40,18 @@ def evaluate(state: SearchState, networks: Sequence[Sequence[int]], batch: Batch
     """(cross-entropy (M,), accuracy (M,)) of `networks`, with shared weights, on one and the same batch.
 
     Batch norm normalises by the batch and leaves its statistics alone: those of the supernet are a mix of all paths.
+    Of several processes, each judges its share of the networks on the whole batch.
     """
-    images, labels = batch
-    losses, accuracies = [], []
+    images, labels = distributed.whole(*batch)
+    judged_M2 = torch.zeros(len(networks), 2, dtype=torch.float64)
     state.supernet.train()
-    with torch.no_grad(), only_alpha(state.supernet):
-        for network in networks:
-            logits = state.supernet(images, network)
-            losses.append(functional.cross_entropy(logits, labels))
-            accuracies.append((logits.argmax(1) == labels).double().mean())
-    return torch.stack(losses).double().cpu(), torch.stack(accuracies).cpu()
+    with torch.no_grad(), only_alpha(state.supernet), apart(state.supernet):
+        for index in distributed.share(range(len(networks))):
+            logits = state.supernet(images, networks[index])
+            judged_M2[index, 0] = functional.cross_entropy(logits, labels)
+            judged_M2[index, 1] = (logits.argmax(1) == labels).double().mean()
+    judged_M2 = distributed.total(judged_M2)
+    return judged_M2[:, 0], judged_M2[:, 1]
 
 
 def put_in_force(state: SearchState, network: Sequence[int]) -> None:

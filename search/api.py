@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from devices.errors import did_you_mean
 from latency.console import Ui
 from latency.space import SearchSpace
-from search import strategies
+from search import distributed, rundir, strategies, tensorboard
+from search.budgets import Budget
+from search.candidates import open_device
 from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
 from search.images import check_images
-from search.pipeline import Pipeline, Result
+from search.objective import LAMBDA2, LOSSES, LossForm
+from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, for_data
+from search.reference import PaperLoss, Reference, require_milliseconds
+from search.result import Result
 from search.rundir import RunDir
-from search.targets import choose_target
+from search.state import loss_of
+from search.strategies import Strategy
+from search.targets import Plan, make_plan
 
 __all__ = ["Options", "Result", "search", "search_data"]
 
@@ -34,7 +44,10 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `tflite`: write network.tflite too, where the extra `tflite` is installed.
+    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
+    timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
+    `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
@@ -46,10 +59,27 @@ class Options:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     compute: Compute = PLAIN
     tflite: bool = False
+    tensorboard: bool = False
+    loss: str = "dual"
+    lambda2: float = LAMBDA2
+    top_k: int = 5
+    verify_on: str | None = None
+    reference: bool = False
+    sync_bn: bool = True
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            tensorboard.require()
         if not 0 <= self.floor <= 1:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
+        if self.top_k < 1:
+            raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
+        if self.reference and (strategies.canonical(self.strategy), self.loss) != (strategies.DEFAULT, "dual"):
+            raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
+        if self.loss not in LOSSES:
+            raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")
+        if not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
+            raise RecipeError(f"--lambda2 {self.lambda2}: a number of at least 0 is needed")
         if not self.save_every_s > 0:
             raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -63,6 +93,7 @@ def search(
     test_dataset: ImageDataset,
     *,
     target_s: float | None = None,
+    budgets: Sequence[Budget] = (),
     recipe: Recipe | None = None,
     options: Options | None = None,
     run_dir: Path | str | None = None,
@@ -74,7 +105,8 @@ def search(
 
     Datasets give (image (C, H, W) float tensor, label from 0) and are indexed, not iterated; a fifth of
     `train_dataset` is held out for alpha. Without `target_s`: 0.8 times the average random network. Without `recipe`:
-    `search.recipe.for_data`. With `run_dir` the files of a run are kept there, and `resume` goes on from them.
+    `search.recipe.for_data`. `budgets` are kept beside the target: `search.budgets.latency_budget` of another device,
+    `macs_budget`, `params_budget`. With `run_dir` the files of a run are kept there, and `resume` goes on from them.
     Raises UserError: unusable data, target, recipe or folder; UnsupportedOp from the predictor.
     """
     options = options or Options()
@@ -84,6 +116,7 @@ def search(
         predictor,
         data,
         target_s=target_s,
+        budgets=budgets,
         recipe=recipe,
         options=options,
         run_dir=run_dir,
@@ -99,6 +132,7 @@ def search_data(
     data: Data,
     *,
     target_s: float | None = None,
+    budgets: Sequence[Budget] = (),
     recipe: Recipe | None = None,
     options: Options | None = None,
     run_dir: Path | str | None = None,
@@ -107,68 +141,141 @@ def search_data(
     ui: Ui | None = None,
 ) -> Result:
     """`search` on data already split."""
+    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets)
+    return search_plan(
+        space,
+        plan,
+        data,
+        recipe=recipe,
+        options=options,
+        run_dir=run_dir,
+        resume=resume,
+        overwrite=overwrite,
+        ui=ui,
+    )
+
+
+def search_plan(
+    space: SearchSpace,
+    plan: Plan,
+    data: Data,
+    *,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    ui: Ui | None = None,
+) -> Result:
+    """`search_data` under budgets already made and checked: `search.targets.make_plan`.
+
+    Under torchrun all processes call this alike (after `distributed.begin`); process 0 alone touches `run_dir`.
+    """
     options = options or Options()
-    costs = make_costs(space, predictor)
-    target_s, _, _ = choose_target(costs, target_s)
-    strategy = strategies.load(options.strategy, options.strategy_options)
+    given = strategies.load(options.strategy, options.strategy_options)
+    strategy: Strategy = Reference(space) if options.reference else given
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
+    for what, split in (("training", data.train), ("search-validation", data.validation)):
+        distributed.check_batch(recipe.batch_size, len(split), what)
+    loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
+    if options.reference:
+        require_milliseconds(plan)
+        loss = PaperLoss(plan.target_s)
+    if options.verify_on is not None and distributed.rank() == 0:
+        with open_device(options.verify_on):
+            pass  # there, before the search is paid for
     chain = space.architecture([0] * len(space.choices)).ops
     check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
-        run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
-        config = make_config(space, costs, data, target_s, recipe, options)
-        differing = run.begin(config, resume=resume, overwrite=overwrite)
+        keep = run_dir is not None and distributed.rank() == 0
+        run = RunDir(Path(run_dir) if run_dir is not None and keep else Path(scratch))
+        config = make_config(space, plan, data, recipe, options)
+        differing, resume = distributed.first(lambda: _begin(run, config, resume, overwrite))
         if differing and ui is not None:
             ui.warn(f"resumed under other conditions, so not bit for bit: {'; '.join(differing)}")
         pipeline = Pipeline(
             space,
-            costs,
+            plan,
             data,
-            target_s,
             recipe,
             strategy,
             run,
             seed=options.seed,
+            loss=loss,
             floor=options.floor,
+            top_k=options.top_k,
+            verify_on=options.verify_on,
+            reference=options.reference,
             device=options.device,
             compute=options.compute,
             tflite=options.tflite,
             save_every_s=options.save_every_s,
-            keep=run_dir is not None,
+            keep=keep,
             ui=ui,
+            sync_bn=options.sync_bn,
         )
-        return pipeline.run_all(resume)
+        with tensorboard.events(run) if options.tensorboard and distributed.rank() == 0 else nullcontext():
+            return pipeline.run_all(resume)
 
 
-def make_config(
-    space: SearchSpace, costs: Costs, data: Data, target_s: float, recipe: Recipe, options: Options
-) -> dict[str, Any]:
-    """What decides a run's result (config.json). Predictor and space enter by a digest of all candidates and costs."""
-    digest = hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())
+def _begin(run: RunDir, config: dict[str, Any], resume: bool, overwrite: bool) -> tuple[list[str], bool]:
+    """(differences worth a warning, whether the run goes on). Processes that torchrun restarted go on, whatever was
+    asked of them at first."""
+    if distributed.restarted() and (run.path / rundir.CONFIG).is_file():
+        resume, overwrite = True, False
+    return run.begin(config, resume=resume, overwrite=overwrite), resume
+
+
+def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What decides a run's result (config.json). Predictors and space enter by digests of all candidates and costs.
+
+    What is at its default and was not there in earlier versions is left out, so that their runs resume.
+    """
+    digest = _digest(plan.costs)
     for op in (*space.fixed_ops, *(op for c in space.choices for op in c.candidates)):
         digest.update(str(op).encode())
     if space.layout:  # a chain's order is that of its ops
         digest.update("|".join(map(str, space.layout)).encode())
+    others = [
+        {"name": b.name, "unit": b.unit, "limit": b.limit, "costs_digest": _digest(b.costs).hexdigest()}
+        for b in plan.budgets[1:]
+    ]
+    more: dict[str, Any] = {"budgets": others} if others else {}
+    if options.loss != "dual":
+        more["loss"] = {"kind": options.loss, "lambda2": options.lambda2}
+    if options.reference:
+        more["reference"] = True
+    if options.verify_on is not None:
+        more["verify_on"] = options.verify_on
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": platform.machine(),
         "device": options.device,
+        "processes": distributed.world(),
     }
+    apart = {} if options.sync_bn else {"batch_norms_apart_in": distributed.world()}
     changed = options.compute.changed()
     return {
         "schema": 1,
         "space": space.name,
         "costs_digest": digest.hexdigest(),
-        "target_s": target_s,
+        "target_s": plan.target_s,
         "seed": options.seed,
         "strategy": strategies.canonical(options.strategy),
         "strategy_options": strategies.chosen(strategies.load(options.strategy, options.strategy_options)),
         "floor": options.floor,
+        "top_k": options.top_k,
         "data": data.summary(),
         "recipe": dataclasses.asdict(recipe),
+        **more,
         "machine": machine,
+        **apart,
         **({"compute": changed} if changed else {}),
     }
+
+
+def _digest(costs: Costs) -> hashlib._Hash:
+    return hashlib.sha256(np.ascontiguousarray(costs.cost_LK).tobytes() + repr(costs.fixed_s).encode())

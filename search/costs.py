@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Costs:
-    """`network_s(indices) = fixed_s + sum_l cost_LK[l, indices[l]]`; cost 0 where `valid_LK` is False."""
+    """`network_s(indices) = fixed_s + sum_l cost_LK[l, indices[l]]`; cost 0 where `valid_LK` is False.
+
+    Seconds, as the names say; where a `search.budgets.Budget` holds them, in the unit of that budget.
+    """
 
     cost_LK: Floats
     valid_LK: npt.NDArray[np.bool_]
@@ -91,12 +94,15 @@ def make_costs(space: SearchSpace, predictor: Predictor) -> Costs:
         if not 0 <= predicted_s < np.inf:
             raise CostError(f"{op}: the predictor gives {predicted_s} s, which is not a time")
 
-    def cost(op: Op) -> float:
-        return 0.0 if op.is_free else float(seconds[op])
+    return op_costs(space, lambda op: float(seconds[op]), predictor.constant_s)
 
+
+def op_costs(space: SearchSpace, cost: Callable[[Op], float], constant: float = 0.0) -> Costs:
+    """Costs of anything that adds up over ops, in the unit of `cost`, which is asked once for each op not free."""
+    known = {op: cost(op) for op in space.unique_ops()}
     shape = len(space.choices), max(len(c.candidates) for c in space.choices)
     cost_LK, valid_LK = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
     for block, choice in enumerate(space.choices):
-        cost_LK[block, : len(choice.candidates)] = [cost(op) for op in choice.candidates]
+        cost_LK[block, : len(choice.candidates)] = [known.get(op, 0.0) for op in choice.candidates]
         valid_LK[block, : len(choice.candidates)] = True
-    return Costs(cost_LK, valid_LK, predictor.constant_s + sum(map(cost, space.fixed_ops)))
+    return Costs(cost_LK, valid_LK, constant + sum(known.get(op, 0.0) for op in space.fixed_ops))

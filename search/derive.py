@@ -1,8 +1,7 @@
-"""Networks under a latency budget: the best one by alpha, and random ones of equal latency.
+"""Networks within the budgets: the best by alpha, and random ones of equal latency.
 
-Latency is additive over blocks, so "most probable network within the budget" is a multiple-choice knapsack, which
-`scipy.optimize.milp` solves exactly in milliseconds. Taking each block's argmax, as the paper does, guarantees
-nothing about the budget.
+Costs are additive over blocks, so "most probable network within the budgets" is a multiple-choice knapsack, which
+`search.knapsack` solves exactly. Taking each block's argmax, as the paper does, guarantees nothing about the budget.
 """
 
 from __future__ import annotations
@@ -11,22 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from devices.errors import UserError
-from latency.console import ms
+from search.budgets import EXACT, BudgetError, require_feasible
 from search.costs import Costs, Floats
+from search.knapsack import Bound, knapsack, top_k
+from search.targets import Plan, one_target
+
+__all__ = ["EXACT", "FLOOR", "BudgetError", "Derived", "derive", "derive_top", "knapsack", "random_of_equal_latency"]
 
 FLOOR = 0.97
-LOG_P_MIN = -60.0  # a probability that underflowed to 0 is still a candidate, only the last to be taken
-EXACT = 1e-9  # relative: sums of the same floats in another order must not cross the budget
-TOLERANCE = 1e-6  # of HiGHS, on rows scaled to a budget of 1
-MAX_CUTS = 30
 EQUAL = 0.01  # "equal latency" of the random network: within 1 %
 DRAWS, BATCH = 200_000, 2_000
-
-
-class BudgetError(UserError):
-    """No network of the space meets the latency asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,50 +40,23 @@ def derive(log_p_LK: Floats, costs: Costs, target_s: float, floor: float = FLOOR
     something about 80 ms. The floor never makes a run fail.
     Raises BudgetError where no network is as fast as T.
     """
-    budget_s = target_s * (1 - EXACT)
-    for low_s in (floor * target_s, 0.0):
-        indices = knapsack(log_p_LK, costs, low_s, budget_s)
-        if indices is not None:
-            return Derived(indices, costs.network_s(indices) >= floor * target_s)
-    fastest_s = costs.network_s(costs.fastest)
-    raise BudgetError(f"no network runs in {ms(target_s)}: the fastest of the space takes {ms(fastest_s)}")
+    return derive_top(log_p_LK, one_target(costs, target_s), floor, 1)[0]
 
 
-def knapsack(score_LK: Floats, costs: Costs, low_s: float, high_s: float) -> tuple[int, ...] | None:
-    """The candidates that maximise sum of `score_LK` with low_s <= latency <= high_s; None where there are none.
+def derive_top(log_p_LK: Floats, plan: Plan, floor: float, k: int) -> list[Derived]:
+    """The `k` most probable networks within all budgets that use at least `floor` of the one held to, best first.
 
-    The solver works to a tolerance of 1e-6. A solution that misses the bounds in exact arithmetic is cut off by a
-    constraint of its own and the rest is solved again, so the answer is the exact optimum within the bounds. Should
-    that happen MAX_CUTS times, the bounds are drawn in by twice the tolerance instead.
+    Fewer where the window holds fewer; where it holds none, the best below it. Exact: see `search.knapsack`.
+    Raises BudgetError where no network is within the budgets.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    blocks, columns = np.nonzero(costs.valid_LK)
-    n = len(blocks)
-    score = np.maximum(score_LK[blocks, columns], LOG_P_MIN)
-    unit_s = max(high_s, 1e-12)
-    one_each = csr_array((np.ones(n), (blocks, np.arange(n))), shape=(len(costs.valid_LK), n))
-    relative = (costs.cost_LK[blocks, columns] / unit_s)[None, :]
-    low, high = (low_s - costs.fixed_s) / unit_s, (high_s - costs.fixed_s) / unit_s
-    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(relative, low, high)]
-    for attempt in range(MAX_CUTS + 1):
-        if attempt == MAX_CUTS:
-            constraints[1] = LinearConstraint(relative, low + 2 * TOLERANCE, high - 2 * TOLERANCE)
-        result = milp(
-            -score, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0.0}
-        )
-        if result.x is None:
-            return None
-        taken = np.flatnonzero(result.x > 0.5)
-        indices = tuple(int(i) for i in columns[taken])
-        assert len(indices) == len(costs.valid_LK), "the solver took more or less than one candidate of a block"
-        if low_s <= costs.network_s(indices) <= high_s:
-            return indices
-        cut = np.zeros((1, n))
-        cut[0, taken] = 1
-        constraints.append(LinearConstraint(cut, -np.inf, len(indices) - 1))
-    return None
+    held = plan.budgets[plan.held or 0]
+    others = [budget.bound for budget in plan.budgets if budget is not held]
+    for low in (floor * held.limit, 0.0):
+        found = top_k(log_p_LK, held.costs, low, held.bound.high, k, others=others)
+        if found:
+            return [Derived(indices, held.costs.network_s(indices) >= floor * held.limit) for indices in found]
+    require_feasible(plan.budgets)
+    raise BudgetError("no network is within the budgets, by a hair's breadth")
 
 
 def tilted(costs: Costs, mean_s: float) -> Floats:
@@ -115,9 +83,9 @@ def tilted(costs: Costs, mean_s: float) -> Floats:
 
 
 def random_of_equal_latency(
-    costs: Costs, like: Sequence[int], budget_s: float, rng: np.random.Generator
+    costs: Costs, like: Sequence[int], budget_s: float, rng: np.random.Generator, others: Sequence[Bound] = ()
 ) -> tuple[int, ...]:
-    """A random network within 1 % of the latency of `like` and within the budget, but not `like` itself.
+    """A random network within 1 % of the latency of `like` and within all budgets, but not `like` itself.
 
     Drawn from `tilted` and accepted where it fits: without favour among networks of that latency. Where a small space
     has none within 1 %, the nearest one drawn; `like` itself only where the space has nothing else in the budget.
@@ -129,10 +97,11 @@ def random_of_equal_latency(
     for _ in range(DRAWS // BATCH):
         uniform_NL1 = rng.random((BATCH, len(last_L), 1))
         draws_NL = np.minimum((uniform_NL1 >= cumulative_LK).sum(2), last_L)
-        seconds_N = costs.fixed_s + np.take_along_axis(costs.cost_LK[None], draws_NL[:, :, None], 2)[:, :, 0].sum(1)
-        gap_N = np.where(
-            (seconds_N <= limit_s) & (draws_NL != np.array(like)).any(1), abs(seconds_N / wanted_s - 1), np.inf
-        )
+        seconds_N = _totals(costs, draws_NL)
+        allowed_N = (seconds_N <= limit_s) & (draws_NL != np.array(like)).any(1)
+        for bound in others:
+            allowed_N &= _totals(bound.costs, draws_NL) <= bound.high
+        gap_N = np.where(allowed_N, abs(seconds_N / wanted_s - 1), np.inf)
         fits = np.flatnonzero(gap_N <= EQUAL)
         nearest = int(fits[0]) if len(fits) else int(gap_N.argmin())
         if gap_N[nearest] < best_gap:
@@ -140,3 +109,9 @@ def random_of_equal_latency(
         if best_gap <= EQUAL:
             break
     return best
+
+
+def _totals(costs: Costs, draws_NL: npt.NDArray[np.int64]) -> Floats:
+    """(N,) costs of N networks."""
+    totals: Floats = costs.fixed_s + np.take_along_axis(costs.cost_LK[None], draws_NL[:, :, None], 2)[:, :, 0].sum(1)
+    return totals

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latency.ops import Conv2d, Identity, Linear, MBConv, Op, Pool, SepConv, Zero
+from latency.ops import Concat, Conv2d, Identity, Linear, MBConv, Op, Pad, Pool, SepConv, Slice, Zero
 
 Row = dict[str, Any]
 
@@ -29,6 +29,12 @@ def label(op: Op) -> str:
             return "skip" if op.shortcut else "zero"
         case Identity():
             return "identity"
+        case Slice():
+            return f"channels {op.start}-{op.start + op.out_channels - 1}"
+        case Pad():
+            return f"pad to {op.out_channels}"
+        case Concat():
+            return "concat"
     return type(op).__name__
 
 
@@ -58,12 +64,13 @@ def latency_bars(bars: Sequence[tuple[str, float]], target_s: float) -> str:
     figure, axes = _pyplot().subplots(figsize=(7, 0.45 * len(bars) + 1))
     values = [seconds * 1e3 for _, seconds in bars]
     drawn = axes.barh([name for name, _ in bars], values, color="#4878a8")
-    axes.bar_label(drawn, labels=[f"{v:.2f}" for v in values], padding=3)
-    axes.axvline(target_s * 1e3, color="#c04040", linestyle="--", label=f"target {target_s * 1e3:.2f} ms")
+    white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+    axes.axvline(target_s * 1e3, color="#c04040", linestyle="--", label=f"target {target_s * 1e3:.3g} ms")
+    axes.bar_label(drawn, labels=[f"{v:.3g}" for v in values], padding=5, bbox=white)
     axes.invert_yaxis()
     axes.set_xlabel("latency, ms")
     axes.set_xlim(0, max([*values, target_s * 1e3]) * 1.15)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 
@@ -84,18 +91,66 @@ def agreement(pairs: dict[str, list[tuple[float, float]]], target_ms: float) -> 
 
 
 def latency_curve(rows: Sequence[Row], target_s: float) -> str:
-    """E[latency], target and lambda over the search's weight steps."""
+    """E[latency], the network of the moment, target and lambda over the search's weight steps."""
     figure, axes = _pyplot().subplots(figsize=(7, 2.8))
     steps = [row["step"] for row in rows]
     axes.plot(steps, [row["expected_s"] * 1e3 for row in rows], color="#4878a8", label="E[latency]")
     axes.axhline(target_s * 1e3, color="#c04040", linestyle="--", label="target")
+    now = [(row["step"], row["now"]["predicted_s"] * 1e3) for row in rows if "now" in row]
+    if now:
+        axes.plot(*zip(*now, strict=True), "o", ms=3.5, color="#303030", label="network of the moment")
     axes.set_xlabel("weight step")
     axes.set_ylabel("ms")
     right = axes.twinx()
-    right.plot(steps, [row["lambda"] for row in rows], color="#808080", linewidth=1, label="lambda (right)")
+    right.spines["right"].set_visible(True)
+    right.plot(steps, [row["lambda"] for row in rows], color="#d08020", linewidth=1, label="lambda (right)")
+    right.set_ylabel("lambda")
     lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], loc="best")
+    axes.legend(lines, [line.get_label() for line in lines], loc="upper center", bbox_to_anchor=(0.5, 1.22), ncol=4)
     return _svg(figure)
+
+
+def search_path(runs: Mapping[str, Sequence[Row]], target_s: Mapping[str, float]) -> str:
+    """The way of one or several searches through (latency, accuracy): the network of the moment, from pale to dark.
+
+    A larger mark is where a search ended; dashed lines are the targets. Accuracy is that of shared weights on the same
+    held-out images, so it compares moments of a run, not runs.
+    """
+    figure, axes = _pyplot().subplots(figsize=(7, 3.6))
+    for (name, rows), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+        points = [(r["now"]["predicted_s"] * 1e3, r["now"]["accuracy"] * 100) for r in rows if "now" in r]
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.5)
+        shade = [0.25 + 0.75 * (i + 1) / len(x) for i in range(len(x))]
+        axes.scatter(x, y, s=[*[22] * (len(x) - 1), 70], color=colour, alpha=shade)
+        axes.axvline(target_s[name] * 1e3, color=colour, linestyle="--", linewidth=1)
+        axes.plot([], [], "o", color=colour, label=f"{name}, target {target_s[name] * 1e3:.3g} ms")
+    axes.set_xlabel("predicted latency of the network of the moment, ms")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=3)
+    return _svg(figure)
+
+
+def entropy_map(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Entropy of every block (rows) over the search (columns), in nats: dark is undecided."""
+    figure, axes = _pyplot().subplots(figsize=(7, min(9.0, 0.8 + 0.13 * len(names))))
+    image = [[row["entropies"][block] for row in rows] for block in range(len(names))]
+    shown = axes.imshow(image, aspect="auto", cmap="Purples", vmin=0, interpolation="nearest")
+    every = max(1, len(names) // 60)
+    axes.set_yticks(range(0, len(names), every), names[::every], fontsize=6)
+    marks = sorted({0, len(rows) // 2, len(rows) - 1})
+    axes.set_xticks(marks, [rows[m]["step"] for m in marks])
+    axes.set_xlabel("weight step")
+    figure.colorbar(shown, ax=axes, label="nats")
+    return _svg(figure)
+
+
+def _colours(n: int) -> list[Any]:
+    import matplotlib
+
+    return [matplotlib.colormaps["tab10"](i % 10) for i in range(n)]
 
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> str:
@@ -133,6 +188,23 @@ def probability_maps(
     return _svg(figure)
 
 
+def cell_maps(rows: Sequence[Row], blocks: Sequence[Row], labels: Sequence[Sequence[str]]) -> str:
+    """`probability_maps` for many blocks: one map a cell, which is the blocks named alike up to a `/`, averaged."""
+    cells: dict[str, list[int]] = {}
+    for index, block in enumerate(blocks):
+        cells.setdefault(str(block["name"]).split("/")[0], []).append(index)
+    merged = [
+        {
+            "probs": [
+                [sum(row["probs"][i][k] for i in members) / len(members) for k in range(len(labels[members[0]]))]
+                for members in cells.values()
+            ]
+        }
+        for row in rows
+    ]
+    return probability_maps(merged, [{"name": n} for n in cells], [labels[m[0]] for m in cells.values()], None)
+
+
 def network_diagram(ops: Sequence[Op], seconds: Sequence[float]) -> str:
     """The network from input to output: a box an op, with kernel and expansion, width, map size, share of latency.
 
@@ -145,7 +217,7 @@ def network_diagram(ops: Sequence[Op], seconds: Sequence[float]) -> str:
         line, place = divmod(index, columns)
         x, y = place * (wide + gap) + 2, line * (high + gap) + 2
         share, skipped = cost / total, op.is_free
-        fill = "none" if skipped else f"hsl(210, 60%, {95 - min(50, 400 * share):.0f}%)"
+        fill = "none" if skipped else f"hsl(210, 60%, {95 - min(30, 300 * share):.0f}%)"
         dash = ' stroke-dasharray="4 3"' if skipped else ""
         _, channels, height, width = op.output_shape
         texts = (

@@ -27,14 +27,15 @@ def probabilities(alpha_LK: torch.Tensor, valid_LK: torch.Tensor) -> torch.Tenso
     return torch.softmax(masked_logits(alpha_LK, valid_LK), dim=1)
 
 
-def _gumbel_scores(logits_LK: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def gumbel_scores(logits_LK: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """logits + Gumbel noise, (L, K) float64 on the CPU: its argmax is a draw from softmax(logits)."""
     uniform = torch.rand(logits_LK.shape, generator=generator, dtype=torch.float64).clamp_min(1e-300)
     return logits_LK.detach().cpu().double() - torch.log(-torch.log(uniform))
 
 
 def sample_path(logits_LK: torch.Tensor, generator: torch.Generator) -> list[int]:
     """One candidate a block, drawn from softmax(logits): L indices (Gumbel-max).  # eq. 2, one-hot gate g"""
-    path: list[int] = _gumbel_scores(logits_LK, generator).argmax(dim=1).tolist()
+    path: list[int] = gumbel_scores(logits_LK, generator).argmax(dim=1).tolist()
     return path
 
 
@@ -57,7 +58,7 @@ def sample_pair(logits_LK: torch.Tensor, generator: torch.Generator) -> torch.Te
     The active one is then drawn from the softmax over the two (section 3.2.1). The two largest Gumbel scores are
     such a draw. A block with a single candidate has it twice.
     """
-    scores_LK = _gumbel_scores(logits_LK, generator)
+    scores_LK = gumbel_scores(logits_LK, generator)
     if logits_LK.shape[1] == 1:
         return torch.zeros(len(logits_LK), 2, dtype=torch.long)
     top_L2 = scores_LK.topk(2, dim=1)

@@ -14,9 +14,12 @@ from latency.files import read_json, write_atomically
 
 STYLE = """body{font:15px/1.5 sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse}td,th{padding:.25em .9em;border-bottom:1px solid #ddd;text-align:left}
-td.n{text-align:right}svg{max-width:100%;height:auto}h2{margin-top:1.8em}p.c{color:#555}"""
+td.n{text-align:right}svg{max-width:100%;height:auto}h2{margin-top:1.8em}p.c{color:#555}
+table.b td{min-width:11em;border-left:1px solid #ddd;font-size:13px}table.b span{float:right;color:#555}
+td.s{color:#999;font-style:italic}"""
 
 
+MOST_MAPS = 48  # blocks that get a map of their own; beyond, one map for all edges of a cell
 Phases = dict[str, list[dict[str, Any]]]  # rows of metrics.jsonl by their "phase"
 
 
@@ -60,8 +63,13 @@ def _body(name: str, config: dict[str, Any], rows: list[dict[str, Any]], measure
     if derived is not None:
         sections += _network(by_phase["space"][0], derived)
     sections += _training(by_phase)
+    return page(name, sections)
+
+
+def page(title: str, sections: list[str]) -> str:
+    """One self-contained HTML text."""
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title>'
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style>\n{''.join(sections)}</html>\n"
     )
 
@@ -142,10 +150,18 @@ def _search(config: dict[str, Any], by_phase: Phases, derived: dict[str, Any] | 
     if not alpha:
         return ["<p>No alpha step has been made yet.</p>"]
     steps = [row["step"] for row in alpha]
-    parts = [
-        "<h2>The search</h2>",
-        figures.latency_curve(alpha, config["target_s"]),
-        figures.curves({"entropy per block": (steps, [row["entropy"] for row in alpha])}, "nats"),
+    parts = ["<h2>The search</h2>", figures.latency_curve(alpha, config["target_s"])]
+    if any("now" in row for row in alpha):
+        parts += [
+            "<p class=c>The network that would be found at that moment: its latency, and its accuracy with shared "
+            "weights on the same held-out images. From pale to dark; the large mark is the last.</p>",
+            figures.search_path({"this run": alpha}, {"this run": config["target_s"]}),
+        ]
+    blocks = by_phase["space"][0]["blocks"]
+    undecided = [row for row in alpha if "entropies" in row]
+    parts += [
+        figures.curves({"entropy, mean of blocks": (steps, [row["entropy"] for row in alpha])}, "nats"),
+        figures.entropy_map(undecided, [block["name"] for block in blocks]) if undecided else "",
     ]
     weights = [*by_phase.get("warmup", []), *by_phase.get("search", [])]
     parts.append(
@@ -159,28 +175,34 @@ def _search(config: dict[str, Any], by_phase: Phases, derived: dict[str, Any] | 
     )
     snapshots = [row for row in alpha if "probs" in row]
     if snapshots:
-        blocks = by_phase["space"][0]["blocks"]
         labels = [[figures.label(parse_op(text)) for text in block["candidates"]] for block in blocks]
         parts += [
             "<h2>Probabilities</h2><p class=c>Candidates over time; darker is likelier, bold is taken.</p>",
-            figures.probability_maps(snapshots, blocks, labels, derived["indices"] if derived else None),
+            figures.probability_maps(snapshots, blocks, labels, derived["indices"] if derived else None)
+            if len(blocks) <= MOST_MAPS
+            else "<p class=c>Means over the edges of each cell.</p>" + figures.cell_maps(snapshots, blocks, labels),
         ]
     return parts
 
 
 def _network(space: dict[str, Any], derived: dict[str, Any]) -> list[str]:
-    from latency.ops import parse_op
-    from search import figures
+    from search import diagram, figures
 
-    chosen = [
-        (parse_op(b["candidates"][i]), b["cost_s"][i]) for b, i in zip(space["blocks"], derived["indices"], strict=True)
-    ]
-    blocks_s = sum(cost for _, cost in chosen)
+    network = diagram.cells(space, derived["indices"])
+    blocks_s = sum(cell.seconds for cell in network)
+    rest = f"of the blocks' {ms(blocks_s)}; what is fixed and what belongs to no op take {ms(space['fixed_s'])} more."
+    if space.get("layout"):
+        return [
+            "<h2>The network found</h2>",
+            f"<p class=c>Its {len(network)} cells in order, each line a branch (+ added, | joined), with their share "
+            f"{rest}</p>",
+            diagram.cell_diagram(network),
+        ]
+    chosen = [leaf for cell in network for leaf in cell.leaves]
     return [
         "<h2>The network found</h2>",
-        f"<p class=c>Its {len(chosen)} blocks in order, with their share of the blocks' {ms(blocks_s)}; "
-        f"stem, head and what belongs to no op take {ms(space['fixed_s'])} more.</p>",
-        figures.network_diagram([op for op, _ in chosen], [cost for _, cost in chosen]),
+        f"<p class=c>Its {len(chosen)} blocks in order, with their share {rest}</p>",
+        figures.network_diagram([leaf.op for leaf in chosen], [leaf.seconds or 0.0 for leaf in chosen]),
     ]
 
 
@@ -196,14 +218,24 @@ def _training(by_phase: Phases) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report of a run folder anew. Returns the exit code."""
-    made = parser("search.report", "Write RUN_DIR/report.html anew from the files in it.")
-    made.add_argument("run_dir", type=Path, help="runs/NAME")
+    """Write the report of a run folder anew, or of several beside each other. Returns the exit code."""
+    made = parser(
+        "search.report", "Write RUN_DIR/report.html anew from the files in it; several runs are drawn side by side."
+    )
+    made.add_argument("run_dir", type=Path, nargs="+", help="runs/NAME, once or more")
+    made.add_argument("--out", type=Path, help="with several runs: the file to write (default: compare.html)")
     return run(_work, made.parse_args(argv))
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
-    path = write_report(args.run_dir)
+    if len(args.run_dir) == 1 and args.out is not None:
+        raise ReportError(f"--out {args.out}: it goes with several runs; the report of one lies in its folder")
+    if len(args.run_dir) == 1:
+        path = write_report(args.run_dir[0])
+    else:
+        from search.compare import write_comparison
+
+        path = write_comparison(args.run_dir, args.out or Path("compare.html"))
     ui.say(str(path))
     return {"report": str(path)}
 

@@ -6,21 +6,36 @@ import argparse
 import math
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
 from search import options, strategies
+from search.budget_options import add_budget_arguments, default_name, make_run_plan
+
+if TYPE_CHECKING:
+    from latency.space import SearchSpace
+    from search.targets import Plan
+
+DRY_SIZE = 8  # pixels: of the data a dry run wants to know how many images and classes there are
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The command line."""
 
-    predictor: Path
+    predictor: list[str]
     target_ms: float | None
+    max_macs: str | None
+    max_params: str | None
+    loss: str
+    lambda2: float
+    top_k: int
+    verify_on: str | None
+    reference: bool
     space: str
     seed: int
     name: str | None
@@ -32,12 +47,16 @@ class RunConfig:
     floor: float
     save_every_s: float
     torch_device: str
+    sync_bn: bool
+    dry_run: bool
+    memory_gib: float | None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, 2 for a user's error, 130 on Ctrl-C; exits with 143 on SIGTERM."""
+    args = _parser().parse_args(argv)
     try:
-        return run(_work, _parser().parse_args(argv))
+        return run(_work_together if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _work, args)
     except SystemExit as stop:
         if getattr(stop, "advice", ""):
             print(f"terminated: {stop.advice}", file=sys.stderr)  # type: ignore[attr-defined]
@@ -50,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "Search a network whose predicted latency meets a target, train it beside a random one "
         "of equal latency, and write architecture.json, network.onnx and report.html.",
     )
-    made.add_argument("--predictor", type=Path, required=True, help="tables/NAME.pkl, from python -m latency.fit")
-    made.add_argument("--target-ms", type=float, help="latency not to exceed; without it 0.8 times a random network's")
+    add_budget_arguments(made)
     made.add_argument("--space", default="proxyless", help="a shipped space, or FILE.py:NAME")
     made.add_argument("--seed", type=int, default=0, help="same seed, same machine: same network")
     made.add_argument("--name", help="folder under --runs; by default made of predictor, space and target")
@@ -66,13 +84,58 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="one of its options; may be repeated",
     )
+    made.add_argument("--loss", default="dual", help="how budgets enter the loss: dual (meets them), add or mul-log")
+    made.add_argument("--lambda2", type=float, default=0.1, help="of --loss add: CE + lambda2 * E/T")
+    made.add_argument("--reference", action="store_true", help="search by the paper's rules, which may miss the target")
+    made.add_argument("--top-k", type=int, default=5, help="most probable networks to rank by validation accuracy")
+    made.add_argument(
+        "--verify-on", metavar="DEVICE", help="time them there; keep the best that truly meets the target"
+    )
     made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
+    made.add_argument("--tensorboard", action="store_true", help="write event files to runs/NAME/tensorboard too")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
+    made.add_argument(
+        "--sync-bn", action=argparse.BooleanOptionalAction, default=True,
+        help="under torchrun: batch norms over the images of all processes, so that their number does not matter",
+    )  # fmt: skip
+    made.add_argument("--dry-run", action="store_true", help="only tell what the run needs of memory, and ways to less")
+    made.add_argument("--memory-gib", type=float, help="with --dry-run: what there is; by default all of the device's")
     options.add_data(made)
     options.add_recipe(made, options.SEARCHING | options.TRAINING)
     options.add_compute(made)
     return made
+
+
+def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
+    """`_work` in each of the processes that torchrun started. Process 0 speaks; the others say what fails in them."""
+    from search import distributed
+
+    args.torch_device = distributed.begin(args.torch_device)
+    speaking = distributed.rank() == 0
+    try:
+        if speaking:
+            return _work(ui, args)
+        args.json = False
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            ui.console.file = nowhere
+            ui.warn = lambda text: None  # type: ignore[method-assign]
+            _work(ui, args)
+        return None
+    except distributed.Elsewhere:
+        return {"exit_code": 2}
+    except UserError as error:
+        raise UserError(f"process {distributed.rank()}: {error}") from error
+    except KeyboardInterrupt:
+        if speaking:
+            raise
+        return {"exit_code": 130}
+    except SystemExit as stop:
+        if speaking:
+            raise
+        raise SystemExit(stop.code) from None
+    finally:
+        distributed.end()
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
@@ -86,25 +149,18 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     # Before torch loads OpenMP: waiting threads spin for 20 us, not 1 ms, then sleep. As fast on an idle machine; with
     # one other busy process on two cores, a step of 32 images takes 0.3 s, not 1 to 10 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    from latency.predictor import load_predictor
     from latency.space import load_space
-    from search.costs import make_costs
-    from search.targets import choose_target
 
-    space, predictor = load_space(config.space), load_predictor(config.predictor)
-    wanted_s = None if config.target_ms is None else config.target_ms / 1e3
-    target_s, notes, warnings = choose_target(make_costs(space, predictor), wanted_s)
-    for note in notes:
-        ui.say(note)
-    for warning in warnings:
-        ui.warn(warning)
-    outside = [op for op in space.unique_ops() if not predictor.covers(op)]
-    if outside:
-        ui.warn(
-            f"{len(outside)} ops of the space lie outside what {config.predictor} was measured on: "
-            f"their latency is extrapolated; e.g. {outside[0]}"
-        )
-    return _search(ui, args, config, space, predictor, target_s)
+    space = load_space(config.space)
+    plan, predictors = make_run_plan(ui, args, space)
+    for path, predictor in predictors:
+        outside = [op for op in space.unique_ops() if not predictor.covers(op)]
+        if outside:
+            ui.warn(
+                f"{len(outside)} ops of the space lie outside what {path} was measured on: "
+                f"their latency is extrapolated; e.g. {outside[0]}"
+            )
+    return _search(ui, args, config, space, plan)
 
 
 def _check(config: RunConfig) -> None:
@@ -116,11 +172,9 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"--name '{config.name}': a plain folder name is needed; --runs says where it goes")
 
 
-def _search(
-    ui: Ui, args: argparse.Namespace, config: RunConfig, space: Any, predictor: Any, target_s: float
-) -> dict[str, Any]:
+def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSpace, plan: Plan) -> dict[str, Any]:
     from search import rundir
-    from search.api import Options, search_data
+    from search.api import Options, search_plan
     from search.recipe import for_data
 
     compute = options.compute_of(args)
@@ -131,10 +185,20 @@ def _search(
         config.torch_device,
         config.save_every_s,
         strategies.parse_options(config.strategy_option),
-        compute,
+        compute=compute,
         tflite=not args.no_tflite,
+        tensorboard=args.tensorboard,
+        loss=config.loss,
+        lambda2=config.lambda2,
+        top_k=config.top_k,
+        verify_on=config.verify_on,
+        reference=config.reference,
+        sync_bn=config.sync_bn,
     )
     strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
+    image_size = args.image_size
+    if config.dry_run:
+        args.image_size = min(image_size, DRY_SIZE)
     data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(
         len(data.train) + len(data.validation),
@@ -143,7 +207,15 @@ def _search(
         device=config.torch_device,
         **options.recipe_of(args),
     )
-    run_dir = config.runs / (config.name or f"{config.predictor.stem}-{space.name}-{target_s * 1e3:.4g}ms")
+    if config.dry_run:
+        from search.dry_run import dry_run
+        from search.estimate import Setting
+
+        setting = Setting(space, len(data.classes), (space.input_shape[1], image_size, image_size), compute)
+        optimizer = "momentum" if recipe.momentum else "sgd"
+        strategy = strategies.canonical(config.strategy)
+        return dry_run(ui, setting, recipe.batch_size, optimizer, strategy, config.memory_gib, config.torch_device)
+    run_dir = config.runs / (config.name or default_name(plan, space.name))
     ui.say(options.data_line(data))
     ui.say(
         f"recipe: {recipe.warmup_steps} steps of warm-up, {recipe.search_steps} of search with {recipe.alpha_steps} "
@@ -152,11 +224,10 @@ def _search(
     )
     for warning in options.slow_precision(compute, config.torch_device):
         ui.warn(warning)
-    result = search_data(
+    result = search_plan(
         space,
-        predictor,
+        plan,
         data,
-        target_s=target_s,
         recipe=recipe,
         options=chosen,
         run_dir=run_dir,
@@ -164,20 +235,24 @@ def _search(
         overwrite=config.overwrite,
         ui=ui,
     )
+    timed = "" if result.measured_s is None else f", measured {ms(result.measured_s)}"
     ui.table(
-        f"{run_dir}: target {ms(target_s)}",
+        f"{run_dir}: target {ms(plan.target_s)}",
         ["network", "predicted", "test accuracy"],
         [
-            ["found", ms(result.predicted_s), f"{result.test_accuracy:.1%}"],
+            ["found", ms(result.predicted_s) + timed, f"{result.test_accuracy:.1%}"],
             ["random, equal latency", ms(result.random_predicted_s), f"{result.random_test_accuracy:.1%}"],
         ],
     )
     return {
-        "target_ms": target_s * 1e3,
+        "target_ms": plan.target_s * 1e3,
         "predicted_ms": result.predicted_s * 1e3,
         "test_accuracy": result.test_accuracy,
         "random_test_accuracy": result.random_test_accuracy,
         "random_predicted_ms": result.random_predicted_s * 1e3,
+        "measured_ms": None if result.measured_s is None else result.measured_s * 1e3,
+        "expected_ms": result.expected_s * 1e3,
+        "budgets": result.budgets,
         "architecture": str(run_dir / rundir.ARCHITECTURE),
         "report": str(run_dir / rundir.REPORT),
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
 from latency.files import read_json, write_atomically, write_json
+from latency.space import SearchSpace
+from search.costs import Costs
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 BEFORE = "checkpoint_before.pt"
@@ -32,6 +34,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each row that `append` has written
 
     @property
     def checkpoint(self) -> Path:
@@ -107,9 +110,12 @@ class RunDir:
             with (self.path / METRICS).open("ab") as file:
                 file.write(line.encode() + b"\n")
                 file.flush()
-                return file.tell()
+                size = file.tell()
         except OSError as error:
             raise RunError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+        for listener in self.listeners:
+            listener(row)
+        return size
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a torn last line is left out. Raises RunError for a damaged line before it."""
@@ -152,3 +158,18 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def space_row(space: SearchSpace, costs: Costs) -> dict[str, Any]:
+    """The first row of metrics.jsonl: what there is to choose from and what it costs."""
+    blocks = [
+        {"name": c.name, "candidates": list(map(str, c.candidates)), "cost_s": costs_K[: len(c.candidates)]}
+        for c, costs_K in zip(space.choices, costs.cost_LK.tolist(), strict=True)
+    ]
+    row = {
+        "phase": "space",
+        "blocks": blocks,
+        "fixed_s": costs.fixed_s,
+        "uniform_s": costs.expected_s(costs.uniform_LK),
+    }
+    return row | ({"layout": [s if isinstance(s, int) else str(s) for s in space.layout]} if space.layout else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -140,8 +141,8 @@ class Supernet(nn.Module):
         used = (weights_LK.detach() != 0).tolist()
 
         def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
-            outputs = [weights_LK[block, k] * op(x) for k, op in enumerate(candidates) if used[block][k]]
-            total: torch.Tensor = torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+            terms = (weights_LK[block, k] * op(x) for k, op in enumerate(candidates) if used[block][k])
+            total: torch.Tensor = functools.reduce(torch.add, terms)
             return total
 
         return self.run(x, mix)

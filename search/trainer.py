@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search.alpha import WITHOUT_MULTIPLIER
+from search import distributed, watch
+from search.alpha import WITHOUT_MULTIPLIER, Batch
 from search.compute import PLAIN, Compute, Engine
 from search.data import Data, Indices, Split
 from search.divergence import lower, require_finite
@@ -32,46 +32,6 @@ from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Phase(Protocol):
-    """A loop that can stop between any two steps and go on."""
-
-    @property
-    def step(self) -> int:
-        """Steps made."""
-        ...
-
-    @property
-    def total(self) -> int:
-        """Steps in all."""
-        ...
-
-    @property
-    def advice(self) -> str:
-        """What to do where the loss is no number."""
-        ...
-
-    def advance(self) -> dict[str, Any]:
-        """Make one step; returns its row for metrics.jsonl. Raises Diverged."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers to go on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        ...
-
-
-def run_phase(phase: Phase, write: Callable[[dict[str, Any]], None], tick: Callable[[], None], report: Report) -> None:
-    """Advance to the end: `write` each row, then `tick`, which may save or raise to stop."""
-    while phase.step < phase.total:
-        row = phase.advance()
-        write(row)
-        report(phase.step, phase.total, f"{row['phase']} loss {row['loss']:.3f}")
-        tick()
 
 
 def weight_step(
@@ -89,9 +49,10 @@ def weight_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=recipe.label_smoothing)
-    value = float(loss.detach())
+    value = float(distributed.mean(loss.detach()))
     require_finite(value, where, advice)
     engine.backward(loss)
+    distributed.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
     engine.update(optimizer, recipe.clip_norm)
     return value
 
@@ -109,6 +70,7 @@ class SearchPhase:
     _engine: Engine = field(init=False)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _snapshot_every: int = field(init=False)
+    _judged_on: Batch | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._engine = Engine(self.state.supernet, self.compute)
@@ -128,6 +90,11 @@ class SearchPhase:
     def advice(self) -> str:
         """What to do where the loss is no number."""
         return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
+    @property
+    def module(self) -> nn.Module:
+        """The supernet."""
+        return self.state.supernet
 
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
@@ -170,13 +137,21 @@ class SearchPhase:
             row: dict[str, Any] = dict(self.strategy.step(state, batch))
         require_finite(row["valid_loss"], f"step {state.step} of search (alpha)", lower(self.recipe, "alpha_lr"))
         probs_LK = state.supernet.probs().detach()
-        expected_s = float(state.supernet.expected_s().detach())
+        expected_C = state.expected_C()
         if not row.pop(WITHOUT_MULTIPLIER, 0):
-            state.dual = state.dual.step(expected_s, state.target_s)
-        row |= {"expected_s": expected_s, "lambda": state.dual.value, "entropy": float(entropy(probs_LK))}
+            state.loss = state.loss.step(expected_C)
+        row |= {"expected_s": expected_C[0], "lambda": [*state.loss.values, state.multiplier(row["valid_loss"])][0]}
+        row["entropy"] = float(entropy(probs_LK))
+        if len(expected_C) > 1:
+            row |= {"expected": expected_C, "lambdas": state.loss.values}
         done = (state.step - self.recipe.warmup_steps + 1) // self.recipe.alpha_every
         if done % self._snapshot_every == 0:
-            row["probs"] = [[round(p, 4) for p in block] for block in probs_LK.tolist()]
+            row |= watch.snapshot(probs_LK)
+        if watch.due(done, self.recipe.alpha_steps):
+            if self._judged_on is None:
+                loader = self._engine.loader(self.data.validation, watch.IMAGES, state.seed, "watch", None)
+                self._judged_on = loader.batch(0)
+            row["now"] = watch.glance(state, self._judged_on)
         return row
 
     def _batch(self, split: Split, stream: str, step: int, *, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -241,6 +216,11 @@ class TrainPhase:
         """What to do where the loss is no number."""
         return lower(self.recipe, "train_lr")
 
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.network
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = self._loader.batch(self.step)
@@ -294,12 +274,13 @@ def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: 
     """
     was_training = network.training
     network.eval()
-    right = seen = 0
+    right_seen, mine = torch.zeros(2), distributed.share(range(len(split)))
     with torch.no_grad():
-        for first in range(0, len(split), batch_size):
-            x, y = split.fetch(range(first, min(first + batch_size, len(split))))
-            seen += len(y)
+        for first in range(0, len(mine), batch_size):
+            x, y = split.fetch(mine[first : first + batch_size])
             if len(y):
-                right += int((network(x.to(device)).argmax(1).cpu() == y).sum())
+                right = (network(x.to(device)).argmax(1).cpu() == y).sum()
+                right_seen += torch.stack([right, torch.tensor(len(y))])
     network.train(was_training)
-    return right / max(seen, 1)
+    right_seen = distributed.total(right_seen)
+    return int(right_seen[0]) / max(int(right_seen[1]), 1)

@@ -119,7 +119,7 @@ def _parsed(value: Any, hint: Any, what: str) -> Any:
             raise StrategyError(f"{what}: {did_you_mean(str(value), choices)}{' or '.join(choices)} is needed")
         return value
     try:
-        number = hint(value)
+        number = hint(str(value))  # as text, so that 4.7 networks are refused and not cut to 4
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

@@ -55,13 +55,14 @@ class ProxylessR:
         draws = range(self.samples)
         networks = [gates.sample_path(logits_LK, generator(state.seed, "networks", state.step, i)) for i in draws]
         loss_M, accuracy_M = evaluate(state, networks, batch)
+        loss = float(loss_M.mean())
         reward_M = self._reward(state, networks, accuracy_M)
         grad_LK = reinforce_gradient(logits_LK.cpu(), networks, reward_M).to(supernet.alpha_LK)
         if self.latency == "gradient":
-            grad_LK = grad_LK + gates.softmax_vjp(supernet.probs().detach(), latency_gradient(state))
+            grad_LK = grad_LK + gates.softmax_vjp(supernet.probs().detach(), latency_gradient(state, loss))
         descend(state, grad_LK)
         return {
-            "valid_loss": float(loss_M.mean()),
+            "valid_loss": loss,
             "reward": float(reward_M.mean()),
             WITHOUT_MULTIPLIER: float(self.latency != "gradient"),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -12,7 +13,8 @@ from latency.flops import macs, params
 from latency.modules import build_network
 from latency.ops import Conv2d, MBConv, Zero
 from latency.published import read_published
-from latency.space import load_space, space_names
+from latency.space import Choice, load_space, space_names
+from tests.conftest import ROOT
 
 
 def test_fbnet_is_the_published_space():
@@ -85,3 +87,29 @@ def test_names_are_unique():
     names = space_names()
     assert len(names) == len(set(names))
     assert {"fbnet", "ofa_mbv3", "proxyless_cifar", "proxyless_cifar_small"} <= set(names)
+
+
+def test_the_page_on_spaces_is_true():
+    """Its code runs, and its counts of networks are those of the spaces."""
+    text = (ROOT / "docs" / "spaces.md").read_text()
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert names["space"].n_networks == 5**4
+    assert names["tree"].n_networks == 4**3
+    joined = names["SearchSpace"](
+        "joined",
+        names["stem"],
+        tuple(Choice(f"c{i}", names["narrow"]) for i in range(2)),
+        names["head"],
+        names["joined"],
+    )
+    assert joined.n_networks == 4
+    told = dict(re.findall(r"^\| `(\w+)`.*?\| [\d]+ \|.*?\| ([\d.e^]+) \| \S", text, re.MULTILINE))
+    assert len(told) >= 5
+    for name, count in told.items():
+        found = load_space(name)
+        if "^" in count:
+            base, power = map(int, count.split("^"))
+            assert found.n_networks == base**power
+        else:
+            assert float(found.n_networks) == pytest.approx(float(count), rel=0.02)

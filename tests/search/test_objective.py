@@ -10,7 +10,7 @@ import torch
 from devices.errors import UserError
 from latency.space import SearchSpace
 from search.costs import Costs, make_costs
-from search.objective import DualAscent, entropy, expected_latency_s, latency_loss
+from search.objective import DualAscent, entropy, expected_costs, expected_latency_s, latency_loss, make_loss
 from search.supernet import Supernet
 from search.targets import choose_target
 
@@ -87,7 +87,7 @@ def test_dual_ascent_drives_expected_latency_to_the_target_from_both_sides(targe
 
 
 def test_a_target_that_does_not_bind_leaves_lambda_at_zero() -> None:
-    dual = DualAscent(1.0, 10.0, binding=False).step(0.5, 1.0)
+    dual = DualAscent(1.0, 10.0, equality=False).step(0.5, 1.0)
     assert dual.value == 0
     assert dual.multiplier(0.5, 1.0) == 0
 
@@ -105,3 +105,62 @@ def test_choose_target(costs: Costs) -> None:
     for bad in (math.nan, -1.0, 0.0, math.inf):
         with pytest.raises(UserError, match="positive"):
             choose_target(costs, bad)
+
+
+def test_a_budget_that_is_kept_anyway_has_no_force() -> None:
+    slack = DualAscent(1.0, 10.0, equality=False)
+    assert slack.step(0.5, 1.0).value == 0
+    assert slack.step(2.0, 1.0).value == 1.0
+    assert slack.step(2.0, 1.0).step(0.9, 1.0).value == pytest.approx(0.9)  # it comes down again
+    assert slack.multiplier(2.0, 1.0) == 10.0
+
+
+@pytest.mark.parametrize(("second", "held_force"), [(1.0, True), (2.2, False)])
+def test_dual_ascent_keeps_two_budgets_at_once(second: float, held_force: bool) -> None:
+    """Two blocks whose task gradient asks for all there is. E1 must equal 1.2 of 2; E2 may not exceed `second`."""
+    cost = torch.tensor([[[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]], [[0.0, 1.2, 0.8], [0.0, 0.2, 0.9]]], dtype=torch.float64)
+    fixed, task = torch.zeros(2, dtype=torch.float64), torch.tensor([[0.0, 0.7, 1.0], [0.0, 0.4, 1.3]])
+    alpha = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    loss = make_loss("dual", [1.2, second], 0, rate=0.05, damping=2.0)
+    for _ in range(4000):
+        probs = torch.softmax(alpha, 1)
+        expected = expected_costs(probs, cost, fixed)
+        slopes = torch.tensor(loss.slopes(1.0, expected.tolist()), dtype=torch.float64)
+        (grad,) = torch.autograd.grad(-(probs * task).sum() + (slopes * expected).sum(), alpha)
+        with torch.no_grad():
+            alpha -= 0.1 * grad
+        loss = loss.step(expected.tolist())
+    assert float(expected[0].detach()) == pytest.approx(1.2, rel=2e-2)
+    assert float(expected[1].detach()) <= second * 1.01
+    assert (loss.values[1] > 0) == held_force  # complementary slackness
+    assert loss.with_values([3.0, 4.0]).values == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("kind", ["dual", "add", "mul-log"])
+def test_no_form_of_the_loss_depends_on_the_unit(kind: str) -> None:
+    """The gradient of the loss is slope x cost; seconds, milliseconds or hours give the same."""
+    rows = []
+    for unit in (1.0, 1e3, 1 / 3600):
+        loss = make_loss(kind, [0.08 * unit, 3e8], 0, rate=1.0, damping=5.0).step([0.1 * unit, 4e8])
+        first, second = loss.slopes(1.7, [0.09 * unit, 2e8])
+        rows.append((first * 0.02 * unit, second * 1e6))
+    assert rows[1] == pytest.approx(rows[0])
+    assert rows[2] == pytest.approx(rows[0])
+
+
+def test_mul_log_is_the_released_loss_at_its_target() -> None:
+    """0.2 CE (ln E / ln 80)^0.3 with E in ms: (dL/dE) / (dL/dCE), by autograd."""
+    for expected_ms in (60.0, 80.0, 110.0):
+        e, ce = torch.tensor(expected_ms, requires_grad=True), torch.tensor(1.9, requires_grad=True)
+        by_e, by_ce = torch.autograd.grad(0.2 * ce * (torch.log(e) / math.log(80.0)) ** 0.3, (e, ce))
+        (slope,) = make_loss("mul-log", [0.08], 0, rate=0, damping=0).slopes(1.9, [expected_ms * 1e-3])
+        assert slope * 1e-3 == pytest.approx(float(by_e / by_ce), rel=1e-5)
+    (tiny,) = make_loss("mul-log", [0.08], 0, rate=0, damping=0).slopes(1.9, [1e-6])
+    assert math.isfinite(tiny)
+
+
+def test_add_pulls_by_lambda2_in_units_of_the_limit() -> None:
+    loss = make_loss("add", [0.08, 2e8], 0, rate=0, damping=0, lambda2=0.4)
+    assert loss.slopes(1.0, [0.1, 1e8]) == pytest.approx([0.4 / 0.08, 0.4 / 2e8])
+    assert loss.step([1.0, 1.0]) == loss
+    assert loss.values == []

@@ -25,7 +25,7 @@ from search.state import start
 from search.strategies import load
 from search.trainer import SearchPhase, TrainPhase, accuracy, fair_path
 from tests.conftest import ROOT
-from tests.search.conftest import FakePredictor, make_space
+from tests.search.conftest import SPACE_FILE, FakePredictor, make_space
 
 
 def target(costs: Costs) -> float:
@@ -353,37 +353,6 @@ def test_images_that_the_space_cannot_take(predictor: FakePredictor, quick: Reci
         search(narrow, predictor, images(3, 16, 16), images(3, 16, 16), recipe=quick)
 
 
-SPACE_FILE = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.search.conftest import make_space
-mine = make_space()
-"""
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run the command with the fake predictor; returns (exit code, stdout, stderr)."""
-    import latency.predictor
-
-    fake = {"fake.pkl": FakePredictor(), "partial.pkl": FakePredictor(unknown="MBConv")}
-    real = latency.predictor.load_predictor
-    monkeypatch.setattr(latency.predictor, "load_predictor", lambda path: fake.get(Path(path).name) or real(path))
-    (tmp_path / "mine.py").write_text(SPACE_FILE)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*more: str, predictor: str = "fake.pkl") -> tuple[int, str, str]:
-        arguments = ["--predictor", predictor, "--space", "mine.py:mine", "--image-size", "8", "--no-tflite", *more]
-        try:
-            code = run.main(arguments)
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_the_command(cli, tmp_path: Path) -> None:
     code, out, err = cli("--json", "--steps", "6", "--train-steps", "3", "--name", "r")
     assert code == 0, err
@@ -410,7 +379,25 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--data", "parquet:nowhere"], "no folder nowhere"),
         (["--space", "mine.py:yours"], "'yours' is not a SearchSpace; the file has: mine"),
         (["--space", "proxles"], "unknown space"),
+        (["--strategy-option", "gate=full"], "did you mean 'gates'"),
+        (["--strategy-option", "gates"], "NAME=VALUE is needed"),
         (["--strategy", "proxyless"], r"did you mean 'proxyless-[gr]'"),
+        (["--predictor", "fake.pkl"], "a second predictor needs its limit, like fake.pkl:80ms"),
+        (
+            ["--predictor", "fake.pkl:1e-6s"],
+            r"--predictor fake.pkl:1e-6s: the fastest network of the space takes 0\.\d+ ms",
+        ),
+        (["--predictor", "fake.pkl:6"], "--predictor '6': a time above 0 with its unit"),
+        (["--predictor", "other.pkl:6ms"], "other.pkl"),
+        (["--max-macs", "lots"], "--max-macs 'lots': a number above 0 is needed, like 300M"),
+        (["--max-macs", "1K"], r"--max-macs 1K: the smallest network of the space has \d+(\.\d+)?K multiply-adds"),
+        (["--max-params", "10"], r"--max-params 10: the smallest network of the space has \d+(\.\d+)?K parameters"),
+        (["--loss", "dul"], "--loss dul: did you mean 'dual'.*known: dual, add, mul-log"),
+        (["--lambda2", "-1"], "--lambda2 -1.0"),
+        (["--top-k", "0"], "--top-k 0: at least 1"),
+        (["--verify-on", "cpuu"], "did you mean 'cpu'"),
+        (["--reference"], "--reference: the paper's loss takes the logarithm of milliseconds"),
+        (["--reference", "--loss", "add"], "leave --strategy and --loss out"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
         (["--image-size", "0"], "--image-size 0"),
         (["--threads", "0"], "--threads 0"),
@@ -432,6 +419,26 @@ def test_mistakes_are_told_in_one_line(cli, arguments: list[str], message: str) 
     assert last.startswith("error: ")
     assert re.search(message, last), last
     assert "Traceback" not in out + err
+
+
+def test_the_command_under_several_budgets(cli, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every budget is kept, told and part of what makes the run; --predictor with its limit is a target."""
+    first = ["--space", "mine.py:mine", "--image-size", "8", "--predictor", "fake.pkl:0.3ms"]
+    more = ["--steps", "6", "--train-steps", "2", "--predictor", "fake.pkl:0.32ms", "--max-params", "4K"]
+    assert run.main([*first, *more, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert "params: at most 4K parameters; 1.178K parameters to 5.69K parameters" in err
+    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4000"
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    budgets = next(row for row in rows if row["phase"] == "derived")["budgets"]
+    assert json.loads(out)["budgets"] == budgets
+    assert [(b["name"], b["limit"]) for b in budgets] == [("fake", 0.3e-3), ("fake", 0.32e-3), ("params", 4000)]
+    assert all(b["cost"] <= b["limit"] for b in budgets)
+    assert [len(row["lambdas"]) for row in rows if "expected_s" in row and row["phase"] == "search"] == [3, 3, 3]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert [b["name"] for b in config["budgets"]] == ["fake", "params"]
+    assert run.main([*first, "--target-ms", "0.3"]) == 2
+    assert "both set the target: give one" in capfd.readouterr().err
 
 
 def test_a_predictor_that_lacks_an_op_or_is_absent(cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ from latency.space import Choice, SearchSpace
 from search import alpha, checkpoint, gates
 from search.controllers import reinforce_gradient
 from search.costs import Costs, make_costs
+from search.data import Data
 from search.derive import derive
 from search.memory import saved_bytes
+from search.objective import make_loss
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import SearchState, start
-from search.strategies import Strategy, StrategyError, load, names, parse_options
+from search.strategies import Strategy, StrategyError, chosen, load, names, parse_options
 from search.supernet import Supernet, only_alpha
+from search.trainer import SearchPhase
 from tests.search.conftest import FakePredictor
 from tests.search.test_supernet import counted, images, wide_space
 
@@ -88,7 +92,7 @@ def advance(state: SearchState, strategy: Strategy, steps: range) -> list[dict[s
         state.step = step
         row = strategy.step(state, toy_batch(step))
         if not row.get(alpha.WITHOUT_MULTIPLIER):
-            state.dual = state.dual.step(float(state.supernet.expected_s().detach()), state.target_s)
+            state.loss = state.loss.step(state.expected_C())
         rows.append(row)
     return rows
 
@@ -136,7 +140,9 @@ def test_the_budget_is_kept_and_used(name: str, options: dict[str, str]) -> None
 
 
 @every
-def test_a_seed_decides_everything_and_a_stop_changes_nothing(name: str, options: dict[str, str], tmp_path) -> None:
+def test_a_seed_decides_everything_and_a_stop_changes_nothing(
+    name: str, options: dict[str, str], tmp_path: Path
+) -> None:
     """The same rows and alphas again, straight or stopped, written to disk and read back; others by another seed."""
     straight = toy()
     rows = advance(straight, load(name, options), range(20))
@@ -149,7 +155,7 @@ def test_a_seed_decides_everything_and_a_stop_changes_nothing(name: str, options
         second.load_state_dict(checkpoint.load(tmp_path / "c.pt")["state"])
         assert advance(second, load(name, options), range(stop, 20)) == rows[stop:]
         assert torch.equal(second.supernet.alpha_LK, straight.supernet.alpha_LK)
-        assert second.dual == straight.dual
+        assert second.loss == straight.loss
     assert advance(toy(seed=1), load(name, options), range(20)) != rows or name == "darts"  # which draws nothing
 
 
@@ -158,14 +164,14 @@ def test_an_alpha_step_touches_alpha_alone(name: str, options: dict[str, str]) -
     state, strategy = toy(), load(name, options)
     before = {k: v.clone() for k, v in state.supernet.state_dict().items()}
     torch.manual_seed(0)
-    random_before, dual = torch.random.get_rng_state(), state.dual
+    random_before, loss = torch.random.get_rng_state(), state.loss
     state.step = STEPS // 2
     metrics = strategy.step(state, toy_batch(0))
     after = state.supernet.state_dict()
     assert any("running_mean" in k for k in before)
     assert {k for k, v in before.items() if not torch.equal(v, after[k])} == {"alpha_LK"}
     assert all(p.requires_grad and p.grad is None for p in state.supernet.parameters())
-    assert state.dual == dual
+    assert state.loss == loss
     assert torch.equal(torch.random.get_rng_state(), random_before)
     assert math.isfinite(metrics["valid_loss"])
     assert all(isinstance(v, float) for v in metrics.values())
@@ -194,6 +200,29 @@ def test_a_space_without_a_choice_still_steps(name: str, options: dict[str, str]
     assert load(name, options).step(state, images())["valid_loss"] > 0
     assert derived(state) == (0,)
     assert load(name, options).forward(state, images()[0]).shape == (8, 10)
+
+
+@every
+def test_a_search_resumes_bit_for_bit(
+    name: str, options: dict[str, str], space: SearchSpace, costs: Costs, bands: Data, quick: Recipe, tmp_path: Path
+) -> None:
+    """Weight steps and alpha steps together, through the phase that a run is made of."""
+
+    def phase() -> SearchPhase:
+        target_s = 0.6 * costs.expected_s(costs.uniform_LK) + 0.4 * costs.network_s(costs.fastest)
+        state = start(space, costs, num_classes=3, target_s=target_s, recipe=quick, seed=0)
+        return SearchPhase(state, load(name, options), bands, quick, state.supernet.counts())
+
+    straight, first, second = phase(), phase(), phase()
+    rows = [straight.advance() for _ in range(straight.total)]
+    for _ in range(9):
+        first.advance()
+    checkpoint.save(tmp_path / "c.pt", {"state": first.state_dict()})
+    second.load_state_dict(checkpoint.load(tmp_path / "c.pt")["state"])
+    assert [second.advance() for _ in range(straight.total - 9)] == rows[9:]
+    ours, theirs = second.state.supernet.state_dict(), straight.state.supernet.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert costs.network_s(derived(straight.state)) <= straight.state.target_s
 
 
 # proxyless-g
@@ -228,7 +257,7 @@ def test_a_full_step_is_the_softmax_jacobian_worked_out_by_hand(
     """Adam replaced by plain descent of rate 1: alpha moves by the gradient of task and latency."""
     target_s = costs.network_s([1, 1, 1])
     state = start(space, costs, num_classes=10, target_s=target_s, recipe=quick, seed=3)
-    state.dual = type(state.dual)(rate=0.0, damping=0.0, value=2.5)
+    state.loss = make_loss("dual", [target_s], 0, rate=0.0, damping=0.0).with_values([2.5])
     state.alpha_optimizer = torch.optim.SGD([state.supernet.alpha_LK], lr=1.0)  # type: ignore[assignment]
     with torch.no_grad():
         state.supernet.alpha_LK.add_(torch.randn(3, 5, generator=generator(0, "a"), dtype=torch.float64))
@@ -333,10 +362,10 @@ def test_reinforce_rests_at_first_and_the_multiplier_with_it() -> None:
     before = state.supernet.alpha_LK.detach().clone()
     advance(state, load("proxyless_r"), range(STEPS // 4))
     assert torch.equal(state.supernet.alpha_LK.detach(), before)
-    assert state.dual.value == 0
+    assert state.loss.values == [0]
     advance(state, load("proxyless_r"), range(STEPS // 4, STEPS // 4 + 2))
     assert not torch.equal(state.supernet.alpha_LK.detach(), before)
-    assert state.dual.value != 0
+    assert state.loss.values != [0]
 
 
 @pytest.mark.parametrize("latency", ["power", "absolute"])
@@ -345,10 +374,10 @@ def test_latency_in_the_reward_alone_brings_latency_to_the_target(latency: str) 
     state = toy(target_s=0.25 + 1e-6, seed=2)
     strong = {"power": "20", "beta": "-20", "controller_warmup": "0"}
     state.supernet.alpha_LK.data.scatter_(1, torch.tensor(BEST)[:, None], 1.0)
-    began_s = float(state.supernet.expected_s())
+    began_s = state.supernet.expected_s().item()
     advance(state, load("proxyless_r", {"latency": latency, **strong}), range(STEPS))
-    assert float(state.supernet.expected_s()) < 0.6 * (began_s - 0.25) + 0.25
-    assert state.dual.value == 0
+    assert state.supernet.expected_s().item() < 0.6 * (began_s - 0.25) + 0.25
+    assert state.loss.values == [0]
 
 
 # names and options
@@ -367,6 +396,7 @@ def test_strategies_are_found_by_file_and_take_both_spellings() -> None:
         ("proxyless-g", {"gate": "full"}, r"proxyless-g has no option 'gate': did you mean 'gates'\? it has gates \(two or full; default two\)"),
         ("proxyless-g", {"gates": "ful"}, r"gates=ful .*did you mean 'full'\? two or full is needed"),
         ("proxyless-r", {"samples": "many"}, r"samples=many .*a whole number is needed"),
+        ("proxyless-r", {"samples": 4.7}, r"samples=4.7 .*a whole number is needed"),
         ("proxyless-r", {"samples": "1"}, r"samples=1: at least 2"),
         ("proxyless-r", {"power": "nan"}, r"power=nan .*a number is needed"),
         ("proxyless-r", {"beta": "0.1"}, r"beta=0.1: a number below 0"),
@@ -382,5 +412,7 @@ def test_options_are_parsed_and_told() -> None:
     for wrong in (["gates"], ["=full"], ["gates="], ["gates=two", "gates=full"]):
         with pytest.raises(StrategyError, match="--strategy-option"):
             parse_options(wrong)
+    assert chosen(load("proxyless-g", {"gates": "two"})) == {}  # so runs of before there were options can be resumed
+    assert chosen(load("proxyless-g", {"gates": "full"})) == {"gates": "full"}
     made = load("proxyless-r", {"samples": "4", "controller-warmup": "0.5"})
     assert (made.samples, made.controller_warmup) == (4, 0.5)

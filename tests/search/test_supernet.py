@@ -16,10 +16,11 @@ from search import gates
 from search.compute import Engine
 from search.costs import Costs, Predictor, make_costs
 from search.memory import saved_bytes
+from search.objective import make_loss
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import start
-from search.strategies import load
+from search.strategies import load, names
 from search.supernet import Supernet, only_alpha
 
 
@@ -120,6 +121,24 @@ def test_gate_gradients_inside_a_tree(predictor: Predictor) -> None:
     assert float(ours.grad.abs().min()) > 0
 
 
+@pytest.mark.parametrize("name", names())
+def test_every_strategy_searches_inside_a_tree(name: str, predictor: Predictor, quick: Recipe) -> None:
+    """One weight step's forward and one alpha step each; blocks that share their input and add their outputs."""
+    space = tree_space()
+    costs = make_costs(space, predictor)
+    state = start(space, costs, num_classes=10, target_s=costs.network_s([1, 0, 2]), recipe=quick, seed=0)
+    state.step = quick.warmup_steps + quick.search_steps // 2  # REINFORCE leaves alpha alone at first
+    strategy, batch = load(name), images()
+    state.supernet.train()
+    logits = strategy.forward(state, batch[0])
+    assert logits.shape == (8, 10)
+    before = state.supernet.alpha_LK.detach().clone()
+    functional.cross_entropy(logits, batch[1]).backward()
+    strategy.step(state, batch)
+    assert torch.isfinite(state.supernet.alpha_LK).all()
+    assert not torch.equal(before, state.supernet.alpha_LK.detach())
+
+
 def test_glue_is_part_of_the_latency(predictor: Predictor) -> None:
     space = tree_space()
     costs = make_costs(space, predictor)
@@ -174,7 +193,7 @@ def test_the_alpha_gradient_is_the_softmax_over_the_pair_of_both_terms(
     """Adam replaced by plain descent with rate 1: the step then is the gradient, worked out here by hand."""
     target = costs.network_s([1, 1, 1])
     state = start(space, costs, num_classes=10, target_s=target, recipe=quick, seed=3)
-    state.dual = type(state.dual)(rate=0.0, damping=0.0, value=2.5)
+    state.loss = make_loss("dual", [target], 0, rate=0.0, damping=0.0).with_values([2.5])
     state.alpha_optimizer = torch.optim.SGD([state.supernet.alpha_LK], lr=1.0)  # type: ignore[assignment]
     supernet, (x, y) = state.supernet, images()
     alpha = supernet.alpha_LK.detach().clone()
