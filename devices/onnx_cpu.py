@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
+    from devices.onnx_profile import ProfiledSession
+
 OPSET = 17
 PRECISIONS = ("fp32", "int8")
 CALIBRATION_INPUTS = 2
@@ -168,6 +170,19 @@ class OnnxCpu:
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> OnnxCpuSession:
         """Export `module` and open a session. Raises DeviceError."""
+        return OnnxCpuSession(self._model(module, input_shape), input_shape, self._options())
+
+    def prepare_profiled(self, module: nn.Module, input_shape: tuple[int, ...]) -> ProfiledSession:
+        """The same, in a session that tells the time of each kernel: see devices/onnx_profile.py."""
+        from devices.onnx_profile import ProfiledSession
+
+        return ProfiledSession(self._model(module, input_shape), input_shape, self._options())
+
+    def _model(self, module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+        model = export_onnx(module, input_shape)
+        return quantize_int8(model, input_shape) if self.precision == "int8" else model
+
+    def _options(self) -> onnxruntime.SessionOptions:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -176,10 +191,7 @@ class OnnxCpu:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
         # Not session.set_denormal_as_zero: it flips the calling thread's floating-point mode for good, and with it
         # the numbers of everything else in this process. Random inputs and weights meet no denormals.
-        model = export_onnx(module, input_shape)
-        if self.precision == "int8":
-            model = quantize_int8(model, input_shape)
-        return OnnxCpuSession(model, input_shape, options)
+        return options
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint of this CPU and runtime."""

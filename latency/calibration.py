@@ -24,15 +24,14 @@ def left_out(
 ) -> tuple[Floats, Floats]:
     """(n,) measured / predicted - 1 and (n,) relative standard errors; hyper-parameters, too, are of the others alone.
 
-    10 folds, or one network at a time where there are fewer. n may be less than the networks: one with an op that
-    the others do not know says nothing of intervals. Empty for fewer than 4.
+    10 folds, or one network at a time where there are fewer. NaN for a network with an op that the others do not
+    know: it says nothing of intervals. Empty for fewer than 4.
     """
     from latency.predictor import LatencyPredictor, UnsupportedOp
 
-    error: list[float] = []
-    relative: list[float] = []
     if len(observations) < 4:
         return np.empty(0), np.empty(0)
+    error, relative = np.full(len(observations), np.nan), np.full(len(observations), np.nan)
     order = np.random.default_rng(2).permutation(len(observations))
     for part in np.array_split(order, min(FOLDS, len(order))):
         rest = fit([observations[i] for i in np.setdiff1d(order, part)])
@@ -42,19 +41,19 @@ def left_out(
                 seconds, std_s = predictor.network_s(observations[i].ops)
             except UnsupportedOp:
                 continue
-            error.append(observations[i].seconds / seconds - 1)
-            relative.append(std_s / seconds)
-    return np.array(error), np.array(relative)
+            error[i], relative[i] = observations[i].seconds / seconds - 1, std_s / seconds
+    return error, relative
 
 
 def spread(z: Floats) -> float:
     """Factor on standard errors so that -+ 1.645 of them holds 90 %, from `z` (n,), errors in standard errors.
 
     By Student's t of largest likelihood, whose quantile varies less from sample to sample than the sample's own; of
-    few errors, by their mean square with the stated errors as a prior.
+    few errors, by their mean square with the stated errors as a prior. NaN are left out.
     """
     from scipy.stats import norm, t
 
+    z = z[np.isfinite(z)]
     if len(z) < MIN_TAILS:
         freedom = PRIOR_WEIGHT + len(z)
         scale = float(np.sqrt((PRIOR_WEIGHT + (z**2).sum()) / freedom))

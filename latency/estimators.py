@@ -24,7 +24,7 @@ def fit_gp(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     from latency.evidence import Level, Noise, Rows, solve
     from latency.priors import fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
 
-    _varying(features_ND, list(range(len(FEATURES))))
+    varying(features_ND, list(range(len(FEATURES))))
     n, seconds = len(log_s), np.exp(log_s)
     prior = work_prior(features_ND, fit_rates(frozen.work_terms(features_ND), seconds, log_var))
     mean = frozen.mean_log(prior, features_ND)
@@ -39,7 +39,7 @@ def fit_ridge(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     """Ridge on MACs and bytes moved, in seconds, weighted so that relative errors count."""
     from sklearn.linear_model import Ridge
 
-    columns = _varying(features_ND, [FEATURES.index(n) for n in ("macs", "macs_depthwise", "bytes")])
+    columns = varying(features_ND, [FEATURES.index(n) for n in ("macs", "macs_depthwise", "bytes")])
     x, seconds = features_ND[:, columns], np.exp(log_s)
     scale = x.std(axis=0)
     model = Ridge(alpha=1e-3).fit(x / scale, seconds, sample_weight=1 / seconds**2)
@@ -51,7 +51,7 @@ def fit_ridge(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
         "coef": coef,
         "intercept": float(model.intercept_),
         "floor_s": float(seconds.min() / 2),
-        "std": _spread(np.log(predicted) - log_s),
+        "std": spread(np.log(predicted) - log_s),
     }
 
 
@@ -59,15 +59,15 @@ def fit_forest(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     """Random forest on all features, the model nn-Meter uses."""
     from sklearn.ensemble import RandomForestRegressor
 
-    columns = _varying(features_ND, list(range(len(FEATURES))))
+    columns = varying(features_ND, list(range(len(FEATURES))))
     x = features_ND[:, columns]
     model = RandomForestRegressor(100, random_state=0).fit(x, log_s)
-    return _freeze_trees(
+    return freeze_trees(
         [t.tree_ for t in model.estimators_],
         1 / len(model.estimators_),
         0.0,
         columns,
-        _spread(model.predict(x) - log_s),
+        spread(model.predict(x) - log_s),
     )
 
 
@@ -75,15 +75,13 @@ def fit_boosting(features_ND: Floats, log_s: Floats, log_var: Floats) -> Frozen:
     """Gradient boosting on all features."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    columns = _varying(features_ND, list(range(len(FEATURES))))
+    columns = varying(features_ND, list(range(len(FEATURES))))
     x = features_ND[:, columns]
     model = GradientBoostingRegressor(
         n_estimators=300, learning_rate=0.05, max_depth=4, subsample=0.8, random_state=0
     ).fit(x, log_s)
     base = float(np.asarray(model.init_.constant_).ravel()[0])
-    return _freeze_trees(
-        [t[0].tree_ for t in model.estimators_], 0.05, base, columns, _spread(model.predict(x) - log_s)
-    )
+    return freeze_trees([t[0].tree_ for t in model.estimators_], 0.05, base, columns, spread(model.predict(x) - log_s))
 
 
 CANDIDATES: dict[str, Fit] = {
@@ -94,7 +92,7 @@ CANDIDATES: dict[str, Fit] = {
 }
 
 
-def _varying(features_ND: Floats, columns: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def varying(features_ND: Floats, columns: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Those of `columns` that are not constant; one constant column where none varies."""
     kept = [c for c in columns if np.ptp(features_ND[:, c]) > 0]
     if not kept:
@@ -102,11 +100,13 @@ def _varying(features_ND: Floats, columns: list[int]) -> np.ndarray[Any, np.dtyp
     return np.array(kept, dtype=np.int64)
 
 
-def _spread(residuals: Floats) -> float:
+def spread(residuals: Floats) -> float:
+    """Root of the mean square."""
     return float(np.sqrt(np.mean(residuals**2)))
 
 
-def _freeze_trees(trees: list[Any], factor: float, base: float, columns: Any, std: float) -> Frozen:
+def freeze_trees(trees: list[Any], factor: float, base: float, columns: Any, std: float) -> Frozen:
+    """scikit-learn's trees as arrays: base + factor * the sum of their leaves."""
     offsets = np.cumsum([0, *(t.node_count for t in trees)])[:-1]
 
     def joined(name: str) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from latency.stats import Floats
 
 MAX_STEPS = 60
-MIN_NOISE = 3e-7  # relative: published files are rounded
+MIN_NOISE = 1e-5  # relative: published files are rounded, and below it the solver's own rounding counts
 NU = (np.inf, 8.0, 4.0, 2.0)  # tails of the networks' noise to choose from: Gaussian, or Student's t
 
 

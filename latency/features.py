@@ -7,8 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from latency.flops import bytes_moved, kernels, macs, params
+from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, MatMul, Windowed
+from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
+
+#: Values of a kernel's fields that are names; each has a column.
+NAMED = (
+    *(a for a in ACTIVATIONS if a not in ("none", "hswish")),
+    *(f for f in FUNCTIONS if f != "add"),
+    *(f"{b}_operand" for b in BROADCASTS[1:]),
+    *COPIES,
+    *NORMS[1:],
+    *REDUCTIONS[1:],
+    *RESIZES[1:],
+)
+LANES = 16  # floats of the widest vector registers; channels are computed in multiples of it
 
 #: What a Gaussian process on logs sees: sizes, channels, kernel, expansion, stride, shortcut, ...
 SHAPE = (
@@ -26,13 +40,25 @@ SHAPE = (
     "log_dilation",
     "log_batch",
     "max_pool",
+    # Of kernels (latency/kernels.py) only, 0 for blocks:
+    "log_kernel_aspect",
+    "log_resized",
+    "add",
+    "log_parts",
+    "log_waste_in",
+    "log_waste_out",
+    "ragged",
+    *(f"is_{name}" for name in NAMED),
 )
 #: What the op computes and moves.
 WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
 FEATURES = SHAPE + WORK
 
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
-DISCRETE = ("kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype")
+DISCRETE = (
+    "kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype", "fn", "broadcast",
+    "copy", "norm", "reduction", "resize",
+)  # fmt: skip
 
 
 def features(op: Op) -> Floats:
@@ -60,10 +86,65 @@ def features(op: Op) -> Floats:
             dtype=np.float64,
         )
     )
-    shape = [*log[:7], get("shortcut", 0), get("se", 0), float(getattr(op, "act", "") == "hswish"), *log[7:]]
-    shape.append(float(getattr(op, "pool", "") == "max"))
+    shape = [
+        *log[:7],
+        get("shortcut", 0),
+        get("se", 0),
+        float(getattr(op, "act", "") == "hswish"),
+        *log[7:],
+        float(getattr(op, "pool", "") == "max"),
+        *_of_kernel(op),
+    ]
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
     return np.array([*shape, *work], dtype=np.float64)
+
+
+def _of_kernel(op: Op) -> list[float]:
+    """The features that only kernels have; all 0 for a block."""
+    if not isinstance(op, KERNELS):
+        return [0.0] * (7 + len(NAMED))
+    aspect = resized = 0.0
+    if isinstance(op, Windowed):
+        aspect = float(np.log(op.window[1] / op.window[0]))
+        plain = (-(-op.height // op.strides[0])) * (-(-op.width // op.strides[1]))
+        resized = float(np.log(op.output_shape[2] * op.output_shape[3] / plain))
+    elif hasattr(op, "out_height"):
+        resized = float(np.log(op.output_shape[2] * op.output_shape[3] / (op.height * op.width)))
+    groups = op.in_channels if isinstance(op, Depthwise) else getattr(op, "groups", 1)
+    channels_in, channels_out = op.in_channels // groups, op.out_channels // groups
+    waste_in = waste_out = ragged = 0.0
+    if isinstance(op, DenseConv | Gemm | MatMul):
+        waste_out = _waste(op.out_channels if groups == 1 or isinstance(op, Depthwise) else channels_out)
+        waste_in = 0.0 if isinstance(op, Depthwise) else _waste(channels_in)
+    if isinstance(op, DenseConv):
+        ragged = float(not blocked(op))
+    named = set(_names(op))
+    numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
+    return [aspect, resized, *numbers, *(float(n in named) for n in NAMED)]
+
+
+def _names(op: Op) -> list[str]:
+    found = [str(getattr(op, f)) for f in ("act", "fn", "copy", "norm", "reduction", "resize") if hasattr(op, f)]
+    return [*found, f"{getattr(op, 'broadcast', '')}_operand"]
+
+
+def _waste(channels: int) -> float:
+    """log of the channels computed per channel wanted."""
+    return float(np.log(-(-channels // LANES) * LANES / channels))
+
+
+def blocked(op: DenseConv, lanes: int = LANES) -> bool:
+    """Whether channels divide so that a runtime can compute in blocks of `lanes` of them.
+
+    As onnxruntime's NchwcTransformer decides: multiples of 4 (of the block where there are groups), or fewer channels
+    in than a block.
+    """
+    if isinstance(op, Depthwise):
+        return op.in_channels % 4 == 0
+    groups = getattr(op, "groups", 1)
+    if groups > 1:
+        return (op.in_channels // groups) % lanes == 0 and (op.out_channels // groups) % lanes == 0
+    return op.in_channels < lanes or op.in_channels % 4 == 0
 
 
 def feature_matrix(ops: Sequence[Op]) -> Floats:
@@ -73,4 +154,4 @@ def feature_matrix(ops: Sequence[Op]) -> Floats:
 
 def discrete_values(op: Op) -> dict[str, str]:
     """The op's values of the DISCRETE fields that its kind has, as text."""
-    return {name: str(getattr(op, name)) for name in DISCRETE if hasattr(op, name)}
+    return {name: str(getattr(op, name)) for name in DISCRETE if hasattr(op, name) and name not in op.smooth}

@@ -43,7 +43,7 @@ def network_errors(
     test_nets: Sequence[Observation],
 ) -> dict[str, Any]:
     """Of networks never used in a fit, beside baselines; of those of the fit, left out in turn."""
-    left_out = joint.loo_error
+    left_out = joint.loo_error[np.isfinite(joint.loo_error)]
     errors: dict[str, Any] = {
         "networks_fit": len(fit_nets),
         "networks_test": len(test_nets),

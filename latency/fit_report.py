@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latency.accuracy import scores
 from latency.features import FEATURES, SHAPE, feature_matrix
 from latency.files import write_atomically
 from latency.fitting import Details
@@ -29,13 +30,13 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
     """Write the page (one file, no outside resources) and return its path."""
     errors = predictor.provenance["errors"]
     parts = [f"<h1>{html.escape(predictor.device)}: how far its predictor is off</h1>", _about(predictor)]
-    if len(details.test_measured_s):
-        parts += [f"<h2>{len(details.test_measured_s)} networks never used in a fit</h2>", _figures(errors["network"])]
+    n = len(details.test_measured_s)
+    if errors["networks_test"]:
+        parts += [f"<h2>{n} networks never used in a fit</h2>", _figures(errors["network"])]
         parts += [_baselines(errors), _networks_plot(details)]
-    elif errors.get("network_loo_mape") is not None:
-        parts.append(
-            f"<p>{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}</p>"
-        )
+    elif n:
+        parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>"]
+        parts += [_figures(scores(details.test_predicted_s, details.test_measured_s)), _networks_plot(details)]
     if details.left_out:
         parts += ["<h2>Ops left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
         parts += ["<h3>Residuals by feature</h3>", _residuals_plot(details)]
@@ -127,12 +128,16 @@ def _networks_plot(details: Details) -> str:
         axes[1].plot(work, (predicted / measured - 1) * 100, "o", ms=3, alpha=0.6)
         axes[1].axhline(0, color="black", lw=0.8)
         axes[1].set(xlabel="MMACs", ylabel="error, %")
-        nominal = np.linspace(0.02, 0.98, 49)
-        axes[2].plot(nominal, calibration(predicted, measured, std, nominal))
-        axes[2].plot([0, 1], [0, 1], color="black", lw=0.8)
-        axes[2].set(xlabel="nominal share of an interval", ylabel="share it holds")
+        _calibration_plot(axes[2], predicted, measured, std)
 
     return _svg(draw, 3)
+
+
+def _calibration_plot(axis: Any, predicted_s: Floats, measured_s: Floats, std_s: Floats) -> None:
+    nominal = np.linspace(0.02, 0.98, 49)
+    axis.plot(nominal, calibration(predicted_s, measured_s, std_s, nominal))
+    axis.plot([0, 1], [0, 1], color="black", lw=0.8)
+    axis.set(xlabel="nominal share of an interval", ylabel="share it holds")
 
 
 def calibration(predicted_s: Floats, measured_s: Floats, std_s: Floats, nominal: Floats) -> Floats:
@@ -145,11 +150,16 @@ def calibration(predicted_s: Floats, measured_s: Floats, std_s: Floats, nominal:
 
 def _ops_plot(details: Details) -> str:
     def draw(axes: Any) -> None:
-        for axis, (kind, out) in zip(axes, details.left_out.items(), strict=True):
+        for axis, (kind, out) in zip(axes[:-1], details.left_out.items(), strict=True):
             _scatter(axis, out.measured_s, out.predicted_s, out.std_s)
             axis.set(title=kind, xscale="log", yscale="log")
+            axis.xaxis.set_minor_formatter("")  # labels of a short log axis would overlap
 
-    return _svg(draw, len(details.left_out))
+        outs = details.left_out.values()
+        joined = [np.concatenate([getattr(o, n) for o in outs]) for n in ("predicted_s", "measured_s", "std_s")]
+        _calibration_plot(axes[-1], *joined)
+
+    return _svg(draw, len(details.left_out) + 1)
 
 
 def _residuals_plot(details: Details) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from latency.console import Ui
 from latency.fitting import Details, fit_detailed
 from latency.joint import Observation
+from latency.kernel_fit import fit_kernels
 from latency.network_file import read_networks
 from latency.op_fit import FitError
 from latency.predictor import LatencyPredictor
@@ -39,7 +40,10 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     content = table.provenance()
     provenance = _provenance(path, table.digest(), content["fingerprint"]) | {"sessions": len(content["sessions"])}
     device = str(content["fingerprint"].get("device", path.stem))
+    of_kernels = any(s.get("kernel_lot") is not None for s in content["sessions"])  # kernels timed inside networks
     with ui.progress(f"fitting {path.stem}") as report:
+        if of_kernels:
+            return fit_kernels(device, rows, provenance=provenance, report=report)
         return fit_detailed(device, rows, folds=folds, provenance=provenance, report=report)
 
 
@@ -53,7 +57,7 @@ def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
 
 def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
     return {
-        "source": str(path),
+        "source": path.name,  # the digest says which; a path would tell of the machine
         "table_sha256": digest,
         "fingerprint": fingerprint,
         "fitted": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -31,7 +31,7 @@ class Details:
     """What a fit's report page shows and the predictor does not carry."""
 
     left_out: dict[str, LeftOut]
-    test_ops: list[tuple[Op, ...]]
+    test_ops: list[tuple[Op, ...]]  # networks never used in the fit; where there are none, those left out in turn
     test_measured_s: Floats
     test_predicted_s: Floats
     test_std_s: Floats
@@ -93,10 +93,13 @@ def fit_detailed(
     joint = joint_fit([*ops, *fit_nets], given=given)
     predictor = LatencyPredictor(device, joint.kinds, joint.constant_s, joint.scale, uncertainty=joint.uncertainty)
     errors = op_errors(op_fit, ops, folds) | network_errors(predictor, joint, ops, fit_nets, test_nets)
-    predicted, std = networks_s(predictor, test_nets)
-    details = Details(
-        op_fit.left_out, [o.ops for o in test_nets], np.array([o.seconds for o in test_nets]), predicted, std
-    )
+    shown, (predicted, std) = test_nets, networks_s(predictor, test_nets)
+    if not test_nets and len(joint.loo_error) == len(fit_nets):
+        told = np.flatnonzero(np.isfinite(joint.loo_error))
+        shown = [fit_nets[i] for i in told]
+        predicted = np.array([o.seconds for o in shown]) / (1 + joint.loo_error[told])
+        std = predicted * joint.loo_std[told] * predictor.uncertainty["factor"]
+    details = Details(op_fit.left_out, [o.ops for o in shown], np.array([o.seconds for o in shown]), predicted, std)
     return replace(predictor, provenance={**provenance, "errors": errors, "software": software()}), details
 
 

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from latency.kernels import (
+    KERNELS,
+    BatchNorm,
+    DenseConv,
+    Elementwise,
+    Gemm,
+    GlobalPool,
+    MatMul,
+    Norm,
+    Pooling,
+    Reduce,
+    TransposedConv,
+    View,
+)
+from latency.kernels import Depthwise as DepthwiseKernel
+from latency.kernels import Pointwise as PointwiseKernel
 from latency.ops import (
     Add,
     Concat,
@@ -45,6 +61,56 @@ def _conv(kind: str, c_in: int, c_out: int, h_in: int, w_in: int, kernel: int, s
     return Kernel(kind, weights * h_out * w_out, c_in * h_in * w_in, c_out * h_out * w_out, weights + c_out)
 
 
+def _window(op: DenseConv) -> Kernel:
+    groups = op.in_channels if isinstance(op, DepthwiseKernel) else getattr(op, "groups", 1)
+    kind = (
+        "depthwise"
+        if isinstance(op, DepthwiseKernel)
+        else "pointwise" if isinstance(op, PointwiseKernel) else "dense"
+    )  # fmt: skip
+    _, c_out, h_out, w_out = op.output_shape
+    weights = op.window[0] * op.window[1] * op.in_channels // groups * c_out
+    out = c_out * h_out * w_out
+    read = op.in_channels * op.height * op.width + (out if op.add else 0)
+    return Kernel(kind, weights * h_out * w_out, read, out, weights + c_out)
+
+
+def _kernel(op: Op) -> Kernel:
+    """What one of latency.kernels does, for one image (MatMul: for one of its `batch` products)."""
+    c_in, elements = op.in_channels, op.in_channels * op.height * op.width
+    _, c_out, h_out, w_out = op.output_shape
+    out = c_out * h_out * w_out
+    match op:
+        case DenseConv():
+            return _window(op)
+        case TransposedConv():
+            weights = op.kernel**2 * c_in // op.groups * c_out
+            return Kernel("dense", weights * op.height * op.width, elements, out, weights + c_out)
+        case Pooling():
+            return Kernel("pool", out * op.window[0] * op.window[1], elements, out, 0)
+        case GlobalPool():
+            return Kernel("pool", elements, elements, out, 0)
+        case Gemm():
+            rows = op.height * op.width
+            return Kernel("linear", rows * c_in * c_out, elements, rows * c_out, c_in * c_out + c_out)
+        case MatMul():
+            return Kernel("dense", elements * c_out, elements + c_in * c_out, op.height * op.width * c_out, 0)
+        case Elementwise():
+            second = {"none": elements, "inner": c_in, "outer": c_in, "scalar": 1}[op.broadcast]
+            return Kernel("glue", 0, elements + second, out, 0)
+        case BatchNorm():
+            return Kernel("glue", 0, elements, out, 2 * c_in)
+        case Norm():
+            more = elements if op.norm == "skip_layer" else 0
+            return Kernel("glue", 0, elements + more, out + more, 2 * c_in)
+        case Reduce():
+            return Kernel("glue", 0, elements, op.height * op.width, 0)
+        case View():
+            return Kernel("glue", 0, 0, 0, 0)
+        case _:
+            return Kernel("glue", 0, elements, out, 0)
+
+
 def kernels(op: Op) -> tuple[Kernel, ...]:
     """The kernels that `op` runs, for one image. Raises TypeError for a class that is not in the vocabulary."""
     c_in, c_out, h, w = op.in_channels, op.out_channels, op.height, op.width
@@ -81,6 +147,8 @@ def kernels(op: Op) -> tuple[Kernel, ...]:
                 )
             found.append(_conv("pointwise", mid, c_out, h_out, w_out, 1, 1, op.groups))
             return tuple(found)
+        case _ if isinstance(op, KERNELS):
+            return (_kernel(op),)
     raise TypeError(f"no kernels for {type(op).__name__}")
 
 

@@ -28,6 +28,9 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     if model["kind"] == "known":  # a look-up inside a mixture: the op with these features
         nearest = np.abs(features_ND[:, None, :] - model["x"][None]).sum(axis=-1).argmin(axis=1)
         return model["log_s"][nearest], np.zeros(len(features_ND))
+    if model["kind"] == "blend":  # the mean of several models' logarithms
+        each = [predict(m, features_ND)[0] for m in model["models"]]
+        return np.asarray(np.mean(each, axis=0), dtype=np.float64), np.full(len(features_ND), model["std"])
     x = features_ND[:, model["columns"]]
     match model["kind"]:
         case "gp":
@@ -37,6 +40,8 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
             mean = np.log(np.maximum(seconds, model["floor_s"]))
         case "trees":
             mean = _trees(model, x)
+            if "prior" in model:  # of what the work does not explain
+                mean = mean + mean_log(model["prior"], features_ND)
         case other:
             raise ValueError(f"unknown model kind '{other}'")
     return mean, np.full(len(x), model["std"])

@@ -62,7 +62,7 @@ class JointFit:
     constant_s: float
     scale: float
     uncertainty: dict[str, Any]
-    loo_error: Floats = field(default_factory=lambda: np.empty(0))  # of each network left out, relative
+    loo_error: Floats = field(default_factory=lambda: np.empty(0))  # measured / predicted - 1 of networks left out
     loo_std: Floats = field(default_factory=lambda: np.empty(0))
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from latency import wiring
+from latency.kernel_modules import ACTIVATIONS, build_kernel
+from latency.kernels import KERNELS
 from latency.ops import (
     Add,
     Concat,
@@ -135,9 +137,6 @@ class ChannelShuffle(nn.Module):
         return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish}
-
-
 def _conv_bn_act(
     c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: str = "none", dilation: int = 1
 ) -> list[nn.Module]:
@@ -146,7 +145,7 @@ def _conv_bn_act(
         nn.Conv2d(c_in, c_out, kernel, stride, pad, dilation=dilation, groups=groups, bias=False),
         nn.BatchNorm2d(c_out, eps=BN_EPS, momentum=BN_MOMENTUM),
     ]
-    return layers if act == "none" else [*layers, _ACTIVATIONS[act]()]
+    return layers if act == "none" else [*layers, ACTIVATIONS[act]()]
 
 
 def _mbconv(op: MBConv) -> nn.Module:
@@ -216,6 +215,8 @@ def build(op: Op) -> nn.Module:
             module = nn.Identity() if op.shortcut else ZeroOut(op.out_channels, op.stride)
         case Identity():
             module = nn.Identity()
+        case _ if isinstance(op, KERNELS):
+            module = build_kernel(op)
         case Slice():
             module = Slicer(op.start, op.start + op.out_channels)
         case Pad():

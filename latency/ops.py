@@ -3,7 +3,8 @@
 An op is a frozen dataclass that fully determines its shapes. Its text form, e.g.
 `MBConv(in_channels=24,out_channels=24,height=56,width=56,kernel=3,stride=1,mid_channels=72,shortcut=1)`,
 is the key in every table: fields in order of declaration, those at their default left out, so that a
-field added later leaves old keys as they are. Standard library only.
+field added later leaves old keys as they are. Blocks of search spaces are here, kernels of any network in
+latency/kernels.py. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,74 +14,15 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from devices.errors import UserError, did_you_mean
+from devices.errors import did_you_mean
+from latency.kernels import KERNELS
+from latency.op_base import ACTIVATIONS, DTYPES, POOLS, Op, OpError
 
-ACTIVATIONS = ("none", "relu", "relu6", "hswish")
-DTYPES = ("fp32", "fp16", "bf16", "int8")
-POOLS = ("avg", "max")
-
-
-class OpError(UserError):
-    """An op that cannot exist, or a text that is not an op."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Op:
-    """What every op has: an input of (batch, in_channels, height, width) and the channels it puts out."""
-
-    in_channels: int
-    out_channels: int
-    height: int
-    width: int
-    batch: int = 1
-    dtype: str = "fp32"
-
-    #: True where the op starts no kernel: its latency is zero by definition, not by ignorance.
-    is_free: ClassVar[bool] = False
-    #: True where the op opens, parts or closes branches instead of turning one map into another: see latency.wiring.
-    is_wiring: ClassVar[bool] = False
-    _keeps_channels: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        kind = type(self).__name__
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                if not isinstance(value, int) or isinstance(value, bool):
-                    raise OpError(f"{kind}: {field.name}={value!r} is not a whole number")
-                if value < (0 if field.name in _FROM_ZERO else 1):
-                    raise OpError(f"{kind}: {field.name}={value} is too small")
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name, allowed[0])
-            if value not in allowed:
-                raise OpError(f"{kind}: {name}={value!r}; one of {', '.join(map(str, allowed))}")
-        kernel = getattr(self, "kernel", 1)
-        if kernel % 2 == 0:
-            raise OpError(f"{kind}: kernel={kernel} is even; padding keeps sizes only for odd kernels")
-        if self._keeps_channels and self.in_channels != self.out_channels:
-            raise OpError(f"{kind}: out_channels={self.out_channels} differs from in_channels={self.in_channels}")
-        groups = getattr(self, "groups", 1)
-        if self.in_channels % groups or self.out_channels % groups:
-            raise OpError(f"{kind}: groups={groups} divides not {self.in_channels} -> {self.out_channels}")
-        if getattr(self, "shortcut", 0) and (self.in_channels, self.output_shape[2:]) != (
-            self.out_channels,
-            (self.height, self.width),
-        ):
-            raise OpError(f"{kind}: a shortcut needs stride 1 and as many channels out as in")
-
-    @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(batch, in_channels, height, width)."""
-        return (self.batch, self.in_channels, self.height, self.width)
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        """(batch, out_channels, height, width) of the output; padding is kernel // 2, so sizes divide by stride."""
-        stride = getattr(self, "stride", 1)
-        return (self.batch, self.out_channels, -(-self.height // stride), -(-self.width // stride))
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}({','.join(f'{k}={v}' for k, v in _text_fields(self))})"
+__all__ = [
+    "ACTIVATIONS", "DTYPES", "KINDS", "POOLS", "Add", "Concat", "Conv2d", "Fork", "Identity", "Linear", "MBConv",
+    "Next", "Op", "OpError", "Pad", "Pool", "SepConv", "Slice", "Zero", "mbconv", "network_text", "parse_network",
+    "parse_op", "squeeze_width",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +67,7 @@ class Pool(Op):
     kernel: int
     stride: int = 1
     pool: str = "avg"
-    _keeps_channels: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +151,7 @@ class Add(Op):
 
     branches: int = 2
     is_wiring: ClassVar[bool] = True
-    _keeps_channels: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,24 +167,11 @@ class Concat(Op):
             raise OpError(f"Concat: {self.branches} x {self.in_channels} channels are not {self.out_channels}")
 
 
-KINDS: dict[str, type[Op]] = {
-    kind.__name__: kind
-    for kind in (Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity, Slice, Pad, Fork, Next, Add, Concat)
-}
-_FROM_ZERO = ("shortcut", "se", "start")
-_CHOICES: dict[str, tuple[Any, ...]] = {"act": ACTIVATIONS, "dtype": DTYPES, "pool": POOLS}
-_CHOICES |= dict.fromkeys(("shortcut", "se"), (0, 1))
+BLOCKS: tuple[type[Op], ...] = (
+    Conv2d, MBConv, SepConv, Pool, Linear, Zero, Identity, Slice, Pad, Fork, Next, Add, Concat,
+)  # fmt: skip
+KINDS: dict[str, type[Op]] = {kind.__name__: kind for kind in (*BLOCKS, *KERNELS)}
 _TEXT = re.compile(r"(\w+)\(([^()]*)\)")
-
-
-def _ordered_fields(kind: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
-    """Required fields first, then optional ones, each in order of declaration."""
-    fields = dataclasses.fields(kind)
-    return tuple(sorted(fields, key=lambda f: f.default is not dataclasses.MISSING))
-
-
-def _text_fields(op: Op) -> list[tuple[str, Any]]:
-    return [(f.name, getattr(op, f.name)) for f in _ordered_fields(type(op)) if getattr(op, f.name) != f.default]
 
 
 def parse_op(text: str) -> Op:

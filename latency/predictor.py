@@ -86,6 +86,11 @@ class LatencyPredictor:
         """Whether `predict_s` answers for `op`, inside or outside the measured range."""
         return op.is_free or self._problem(op) is None
 
+    def why_not(self, op: Op | None) -> str:
+        """Why `predict_s` does not answer for `op`; empty where it does."""
+        problem = None if op is None or op.is_free else self._problem(op)
+        return f"{type(op).__name__}: {self.path} {problem}" if problem else ""
+
     def covers(self, op: Op) -> bool:
         """Whether `op` lies inside what was measured: no extrapolation in any feature."""
         return op.is_free or (self._problem(op) is None and not self.outside(op))
@@ -203,6 +208,8 @@ def _moved(model: Frozen | None, names: list[str]) -> Frozen | None:
     if model is None or names == list(FEATURES):
         return model
     moved = dict(model)
+    if model["kind"] == "blend":
+        return {**moved, "models": [_moved(m, names) for m in model["models"]]}
     wanted = [names[c] for c in model["columns"]]
     missing = [n for n in wanted if n not in FEATURES]
     if missing:

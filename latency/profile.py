@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from latency.table import LatencyTable, Row
 
 
+KERNELS = "kernels"  # the space of latency/kernel_space.py: no choices, any network
 REPEAT_BUDGET = 0.08  # share of the budget in which a few workloads are measured again in a second session
 
 
@@ -271,13 +272,20 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be a number above 0")
     devices.find(args.device)  # an unknown device is said before anything is built
-    space = load_space(args.space)
     name = Path(args.device).stem
-    table = LatencyTable(Path(args.out or f"tables/{name}.csv"))
+    of_kernels = args.space == KERNELS
+    space = None if of_kernels else load_space(args.space)
+    table = LatencyTable(Path(args.out or f"tables/{name}{'-kernels' if of_kernels else ''}.csv"))
     if table.path.suffix != ".csv":
         raise UserError(f"--out {args.out}: a table is a .csv file")
     policy = Policy(target=args.target_ci, budget_s=args.budget_min * 60)
     only = None
+    if space is None:
+        if args.few is not None or args.prior:
+            raise UserError("--few and --prior go with a search space; kernels are drawn, see --networks")
+        from latency.kernel_profile import profile_command
+
+        return _told(ui, args, table, profile_command(ui, args, table, policy))
     if args.few is not None:
         from latency.predictor import load_predictor
 
@@ -297,6 +305,10 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
             f"networks, at most {args.budget_min:g} min of timing, into {table.path}"
         )
         result = profile(device, space, table, policy, networks=args.networks, seed=args.seed, ui=ui, only=only)
+    return _told(ui, args, table, result)
+
+
+def _told(ui: Ui, args: argparse.Namespace, table: LatencyTable, result: ProfileResult) -> dict[str, Any]:
     ui.say(
         f"{table.path}: {result.rows} rows ({result.networks} networks) in {result.seconds:.0f} s; "
         f"{result.noisy} have an interval wider than {args.target_ci * 100:g}% (flag noisy)"
@@ -310,7 +322,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         )
     for line in result.advice:
         ui.say(line)
-    ui.say("next: python -m latency.fit" + ("" if only is None else f" {table.path}, with --transfer-from PKL ..."))
+    ui.say("next: python -m latency.fit" + ("" if args.few is None else f" {table.path}, with --transfer-from PKL ..."))
     return {
         "device": result.device,
         "rows": result.rows,
@@ -328,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     add_device_arguments(made)
     made.add_argument("--list", action="store_true", help="list the devices, and what is attached")
     made.add_argument("--doctor", metavar="DEVICE", help="say whether a device is ready, and why not")
-    made.add_argument("--space", default="proxyless", help="a search space by name, or FILE.py:NAME")
+    made.add_argument("--space", default="proxyless", help="a search space by name, FILE.py:NAME, or kernels")
     made.add_argument("--networks", type=int, default=60, help="random whole networks to time beside the ops")
     made.add_argument("--few", type=int, help="time no ops, only the FEW random networks that tell most of the others")
     made.add_argument("--prior", nargs="+", default=[], metavar="PKL", help="with --few: predictors of other devices")

@@ -142,3 +142,12 @@ def _tflite(
         return output
 
     return run
+
+
+def export_if_possible(network: nn.Module, input_shape: tuple[int, ...], path: Path) -> str:
+    """`export`, told in a line, or why not: a search that is done does not fail for it."""
+    try:
+        made = export(network, input_shape, path)
+    except (DeviceError, ExportError) as error:
+        return f"no {path.name}: {error}"
+    return f"{path}: LiteRT agrees with torch to {made.deviation:.0e}"

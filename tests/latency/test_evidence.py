@@ -273,4 +273,4 @@ def test_the_factor_of_intervals():
     tailed = rng.standard_t(2, 2000)
     assert np.mean(np.abs(tailed) < 1.645 * spread(tailed)) == pytest.approx(0.9, abs=0.02)
     assert spread(np.empty(0)) == 1.0
-    assert 1.0 < spread(2 * rng.standard_normal(5)) < 3.0, "few errors move it less"
+    assert spread(np.full(5, 2.0)) == pytest.approx(1.58 * 1.102, rel=0.01), "few errors: half theirs, half the stated"

@@ -120,7 +120,10 @@ def test_garbage_is_a_named_error(text):
         ("Linear(in_channels=0,out_channels=2,height=1,width=1)", "too small"),
         ("Linear(in_channels=8,in_channels=8,out_channels=2,height=1,width=1)", "given twice"),
         ("Conv2d(in_channels=8,out_channels=8,height=4,width=4,kernel=4)", "even"),
-        ("Conv2d(in_channels=8,out_channels=8,height=4,width=4,kernel=3,act=gelu)", "one of none, relu, relu6, hswish"),
+        (
+            "Conv2d(in_channels=8,out_channels=8,height=4,width=4,kernel=3,act=swoosh)",
+            "one of none, relu, relu6, hswish",
+        ),
         (
             "MBConv(in_channels=8,out_channels=8,height=4,width=4,kernel=3,stride=2,mid_channels=8,shortcut=1)",
             "stride 1",

@@ -156,7 +156,9 @@ def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path
     loaded = load_predictor(tmp_path / "new.pkl")
     assert loaded.provenance["transfer_from"] == ["fake"]
     assert loaded.provenance["fingerprint"]["runtime"] == "replay"
-    assert "new" in (tmp_path / "new.html").read_text()
+    page = (tmp_path / "new.html").read_text()
+    assert "6 networks, each left out of a fit in turn" in page
+    assert "nominal share of an interval" in page
 
 
 def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):

@@ -35,7 +35,7 @@ ATOL = {"checkpointing": 0.0, "channels-last": 1e-4, "bf16": 0.05, "fp16": 0.05,
 
 
 def searching(space: SearchSpace, costs: Costs, data: Data, recipe: Recipe, compute: Compute) -> SearchPhase:
-    state = start(space, costs, num_classes=3, target_s=2e-4, recipe=recipe, seed=0)
+    state = start(space, costs, num_classes=3, target_s=2.5e-4, recipe=recipe, seed=0)
     counts = [len(c.candidates) for c in space.choices]
     return SearchPhase(state, load("proxyless_g"), data, recipe, counts, compute)
 
@@ -68,7 +68,7 @@ def test_other_strategies_run_the_same_way(
     space: SearchSpace, costs: Costs, bands: Data, quick: Recipe, name: str, options: dict[str, object]
 ) -> None:
     def phase(compute: Compute) -> SearchPhase:
-        state = start(space, costs, num_classes=3, target_s=2e-4, recipe=quick, seed=0)
+        state = start(space, costs, num_classes=3, target_s=2.5e-4, recipe=quick, seed=0)
         return SearchPhase(state, load(name, options), bands, quick, state.supernet.counts(), compute)
 
     plain, frugal, mixed = phase(PLAIN), phase(WAYS["checkpointing"]), phase(WAYS["all"])

@@ -30,8 +30,8 @@ from search.recipe import Recipe
 from search.state import start
 from search.trainer import SearchPhase
 from tests.conftest import ROOT
-from tests.search.conftest import FakePredictor
-from tests.search.test_run import SPACE_FILE, Stop, same, target
+from tests.search.conftest import SPACE_FILE, FakePredictor
+from tests.search.test_run import Stop, same, target
 
 FILES = ("architecture.json", "random_architecture.json", "metrics.jsonl")
 

@@ -1,0 +1,93 @@
+"""What a convolution takes along: padding before it; batch norm, constants, a residual, an activation after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from latency.onnx_parts import CONVS, Part, Parts, Rules, size
+
+
+def convolutions(parts: Parts, rules: Rules) -> None:
+    """Padding before, and batch norm, constant factor and bias, residual and activation after a convolution."""
+    for i, part in list(parts.walk()):
+        if part.op_type in CONVS and i in parts.kept:
+            _pad_before(parts, i)
+            place = _affine(parts, i)
+            place = _activation(parts, place, rules)
+            if part.op_type == "Conv" and rules.conv_add and parts.kept[place].act is None:
+                place = _residual(parts, place)
+        elif part.op_type == "BatchNormalization" and i in parts.kept:
+            _activation(parts, i, rules)
+
+
+def _pad_before(parts: Parts, i: int) -> None:
+    part = parts.kept[i]
+    before = parts.made_by(part.inputs[0], "Pad")
+    if before is None or part.op_type != "Conv" or not parts.only_taker(part.inputs[0]):
+        return
+    value = parts.graph.scalar(before[1].node.inputs[2]) if len(before[1].node.inputs) > 2 else None
+    if before[1].node.attrs.get("mode", "constant") != "constant" or value not in (None, 0.0):
+        return
+    node = replace(part.node, inputs=(before[1].inputs[0], *part.node.inputs[1:]))
+    made = replace(part, inputs=(before[1].inputs[0], *part.inputs[1:]), node=node,
+                   members=(*before[1].members, *part.members))  # fmt: skip
+    parts.merge([before[0], i], made, i)
+
+
+def _extended(parts: Parts, i: int, after: tuple[int, Part], **changes: Any) -> int:
+    """Part `i` takes the part `after` it along; it runs where the later of its inputs is ready."""
+    part = parts.kept[i]
+    made = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members), **changes)
+    parts.merge([i, after[0]], made, after[0])
+    return after[0]
+
+
+def _affine(parts: Parts, i: int) -> int:
+    channels = parts.graph.shape(parts.kept[i].output)[1]
+    while True:
+        after = parts.only_taker(parts.kept[i].output)
+        if after is None or len(after[1].inputs) != 1:
+            return i
+        per_channel = all(
+            size(parts.graph.shape(c)) in (1, channels) and _on_channels(parts.graph.shape(c), channels)
+            for c in parts.constants(after[1])
+        )
+        if after[1].op_type == "BatchNormalization" or (after[1].op_type in ("Mul", "Add") and per_channel):
+            i = _extended(parts, i, after)
+        else:
+            return i
+
+
+def _on_channels(shape: tuple[int, ...], channels: int) -> bool:
+    return size(shape) == 1 or (len(shape) >= 3 and shape[-3] == channels)
+
+
+def _activation(parts: Parts, i: int, rules: Rules) -> int:
+    after = parts.only_taker(parts.kept[i].output)
+    if after is None or after[1].op_type not in rules.conv_acts or parts.kept[i].op_type == "ConvTranspose":
+        return i
+    return _extended(parts, i, after, act=after[1].node)
+
+
+#: Activations that onnxruntime's blocked layout takes up after a residual.
+_AFTER_ADD = ("Relu", "Sigmoid", "Tanh", "HardSwish")
+
+
+def _residual(parts: Parts, i: int) -> int:
+    """Conv + add: the first convolution that nothing else reads takes it."""
+    part = parts.kept[i]
+    after = parts.only_taker(part.output)
+    if after is None or after[1].op_type != "Add" or len(after[1].inputs) != 2:
+        return i
+    other = next((t for t in after[1].inputs if t != part.output), None)
+    if other is None or parts.graph.shape(other) != parts.graph.shape(part.output):
+        return i
+    apart = [part, after[1]]
+    place = _extended(parts, i, after, adds=True, inputs=(*part.inputs, other))
+    last = parts.only_taker(parts.kept[place].output)
+    if last is not None and last[1].op_type in _AFTER_ADD:
+        place = _extended(parts, place, last, act=last[1].node)
+        apart.append(last[1])
+    parts.kept[place] = replace(parts.kept[place], apart=tuple(apart))
+    return place

@@ -1,0 +1,113 @@
+"""Moving data less: transposes that cancel or go past an addition, slices that are one split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from latency.onnx_parts import Part, Parts, drop_unused, joined, renamed, size
+
+
+def transposes(parts: Parts) -> None:
+    """f(transpose(a), transpose(b)) = transpose(f(a, b)); a transpose of a transpose is one, or none."""
+    changed = True
+    while changed:
+        changed = False
+        for i, part in parts.walk():
+            sources = [parts.made_by(t, "Transpose") for t in part.inputs]
+            if part.op_type == "Transpose" and sources[0]:
+                changed = _joins(parts, i, sources[0])
+            elif part.op_type == "Split" and sources[0]:
+                changed = _split_first(parts, i, sources[0])
+            elif part.op_type in ("Add", "Mul") and len(part.inputs) == 2 and all(sources):
+                changed = _sinks(parts, i, [s for s in sources if s])
+            if changed:
+                break
+
+
+def _split_first(parts: Parts, i: int, before: tuple[int, Part]) -> bool:
+    """split(transpose(x)) along the first axis = transposes of what split(x) gives: the attention's q, k, v."""
+    part, perm = parts.kept[i], list(before[1].node.attrs.get("perm", ()))
+    if part.node.attrs.get("axis", 0) != 0 or not perm or perm[0] == 0 or not parts.only_taker(part.inputs[0]):
+        return False
+    graph, source = parts.graph, before[1].inputs[0]
+    inner = tuple(f"{o}/before" for o in part.outputs)
+    for o, n in zip(part.outputs, inner, strict=True):
+        shape = graph.shape(o)
+        graph.shapes[n] = tuple(shape[perm.index(k)] for k in range(len(perm)))
+    node = replace(part.node, inputs=(source, *part.node.inputs[1:]), outputs=inner, attrs={"axis": perm[0]})
+    turned = [
+        Part("Transpose", f"{o}/transpose", (n,), (o,), replace(before[1].node, inputs=(n,), outputs=(o,)), ())
+        for o, n in zip(part.outputs, inner, strict=True)
+    ]
+    made = replace(part, inputs=(source,), outputs=inner, node=node, members=(*before[1].members, *part.members))
+    later = {k + len(turned): p for k, p in parts.kept.items() if k > i}
+    parts.kept = {k: p for k, p in parts.kept.items() if k < i and k != before[0]}
+    parts.kept |= {i + k: p for k, p in enumerate([made, *turned])} | later
+    parts.index()
+    return True
+
+
+def _sinks(parts: Parts, i: int, sources: list[tuple[int, Part]]) -> bool:
+    perms = [s.node.attrs.get("perm") for _, s in sources]
+    part = parts.kept[i]
+    if perms[0] is None or perms[0] != perms[1] or sources[0][0] == sources[1][0] or not _pays(parts, part.output):
+        return False
+    graph, inner = parts.graph, f"{part.output}/before"
+    inputs = tuple(s.inputs[0] for _, s in sources)
+    graph.shapes[inner] = graph.shape(inputs[0])
+    node = replace(part.node, inputs=inputs, outputs=(inner,))
+    parts.kept[i] = replace(part, inputs=inputs, outputs=(inner,), node=node)
+    turned = replace(sources[0][1].node, inputs=(inner,), outputs=part.outputs)
+    made = Part("Transpose", f"{part.name}/transpose", (inner,), part.outputs, turned, ())
+    parts.kept = {k if k <= i else k + 1: p for k, p in parts.kept.items()}
+    parts.kept[i + 1] = made
+    parts.index()
+    drop_unused(parts, [s.output for _, s in sources])
+    return True
+
+
+def _pays(parts: Parts, tensor: str) -> bool:
+    """Whether a transpose of `tensor` would meet another one, at once or past further additions."""
+    for i in parts.takers.get(tensor, []):
+        taker = parts.kept[i]
+        if taker.op_type == "Transpose":
+            return True
+        others = [t for t in taker.inputs if t != tensor]
+        turned = bool(others) and all(parts.made_by(t, "Transpose") for t in others)
+        if taker.op_type in ("Add", "Mul") and turned and _pays(parts, taker.output):
+            return True
+    return False
+
+
+def _joins(parts: Parts, i: int, before: tuple[int, Part]) -> bool:
+    first, second = before[1].node.attrs.get("perm"), parts.kept[i].node.attrs.get("perm")
+    if first is None or second is None:
+        return False
+    perm = [first[k] for k in second]
+    part, source = parts.kept[i], before[1].inputs[0]
+    if perm == sorted(perm) and part.output not in parts.graph.outputs:
+        del parts.kept[i]
+        for k, p in parts.kept.items():
+            if part.output in p.inputs:
+                parts.kept[k] = renamed(p, part.output, source)
+    else:
+        node = replace(part.node, inputs=(source,), attrs={**part.node.attrs, "perm": perm})
+        parts.kept[i] = replace(part, inputs=(source,), node=node)
+    parts.index()
+    drop_unused(parts, [before[1].output])
+    return True
+
+
+def splits(parts: Parts) -> None:
+    """Slices that share out one tensor are one split."""
+    by_input: dict[str, list[int]] = {}
+    for i, part in parts.walk():
+        if part.op_type == "Slice":
+            by_input.setdefault(part.inputs[0], []).append(i)
+    graph = parts.graph
+    for tensor, places in by_input.items():
+        sizes = [size(graph.shape(parts.kept[i].output)) for i in places]
+        if len(places) > 1 and sum(sizes) == size(graph.shape(tensor)):
+            found = [(i, parts.kept[i]) for i in places]
+            made = replace(joined(found, "Split", (tensor,)), outputs=tuple(p.output for _, p in found))
+            parts.merge(places, made, places[0])

@@ -1,0 +1,263 @@
+"""A predictor of kernels: thousands of them, each timed inside a network. `latency.fit` of a table of that space.
+
+Per kind of kernel, log F = log of its work times fitted rates + what the shape says, by a Gaussian process, by boosted
+trees, or by the mean of both; cross-validation chooses. Then constant and scale over the whole networks. The other fit
+(latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which is not
+needed where kernels are timed in place: their sum is the network's time by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from latency import frozen
+from latency.accuracy import scores
+from latency.console import Report, quiet
+from latency.estimators import freeze_trees, spread, varying
+from latency.features import FEATURES, discrete_values, feature_matrix
+from latency.fit_errors import fit_network_level
+from latency.fitting import Details, software
+from latency.flops import macs
+from latency.frozen import Frozen
+from latency.joint import MIN_OPS, Observation
+from latency.op_fit import FitError, LeftOut
+from latency.ops import Op
+from latency.predictor import LatencyPredictor
+from latency.stats import Floats, mape, spearman
+from latency.uncertainty import KindModel
+
+MIN_TREES = 40  # kernels of a kind below which trees are not tried
+MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
+MAX_HYPER = 200  # of these, for its hyper-parameters
+RANK = 64  # of these, for its standard error: fewer points give wider errors, never narrower
+CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Process:
+    """A Gaussian process whose hyper-parameters are known."""
+
+    group: Any  # latency.priors.Group of all kernels of the kind
+    prior: Frozen
+
+
+def process(x: Floats, log_s: Floats, log_var: Floats, rng: np.random.Generator) -> Process:
+    """Rates of work and hyper-parameters from kernels with features `x` (n, D)."""
+    from latency.evidence import Level, Noise, Rows
+    from latency.priors import fit_hyper, fit_rates, make_group, work_prior
+
+    prior = work_prior(x, fit_rates(frozen.work_terms(x), np.exp(log_s), log_var))
+    group = make_group(("op",), ["op"] * len(x), x)
+    some = np.sort(rng.permutation(len(x))[:MAX_HYPER])
+    rows = Rows(np.eye(len(some)), np.exp(log_s[some]), log_var[some], np.zeros(len(some), dtype=bool))
+    part = replace(group, indices=np.arange(len(some)), x=group.x[some])
+    mean = frozen.mean_log(prior, x[some])
+    (fitted,), _ = fit_hyper([part], rows, mean, np.zeros(len(some)), Level(1.0, scale_std=0.0), Noise())
+    return Process(replace(group, theta=fitted.theta), prior)
+
+
+def condition(
+    known: Process, x: Floats, log_s: Floats, log_var: Floats, which: Any, rng: np.random.Generator
+) -> Frozen:
+    """The process given the kernels `which`, at most MAX_GP of them."""
+    from latency.priors import freeze, kernel
+
+    which = np.sort(rng.permutation(which)[:MAX_GP])
+    group = replace(known.group, indices=np.arange(len(which)), x=known.group.x[which])
+    k = kernel(group, group.theta)[0]
+    k[np.diag_indices_from(k)] += log_var[which]
+    alpha = np.linalg.solve(k, log_s[which] - frozen.mean_log(known.prior, x[which]))
+    some = np.sort(rng.permutation(len(which))[:RANK])
+    v = np.zeros((len(which), len(some)))
+    v[some] = np.linalg.inv(np.linalg.cholesky(k[np.ix_(some, some)])).T
+    model = freeze(group, "op", known.prior, alpha, v)
+    return {**model, "x": group.x.astype(np.float32), "v": v.astype(np.float32)}
+
+
+def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:
+    """Boosted trees on what the work does not explain."""
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    from latency.priors import fit_rates, work_prior
+
+    prior = work_prior(x, fit_rates(frozen.work_terms(x), np.exp(log_s), log_var))
+    target = log_s - frozen.mean_log(prior, x)
+    columns = varying(x, list(range(len(FEATURES))))
+    model = GradientBoostingRegressor(
+        n_estimators=150, learning_rate=0.08, max_leaf_nodes=10, max_depth=None, subsample=0.7, max_features=0.6,
+        min_samples_leaf=2, random_state=seed,
+    ).fit(x[:, columns], target, sample_weight=1 / log_var)  # fmt: skip
+    base = float(np.asarray(model.init_.constant_).ravel()[0])
+    off = spread(model.predict(x[:, columns]) - target)
+    made = freeze_trees([t[0].tree_ for t in model.estimators_], 0.08, base, columns, off)
+    return {**made, "prior": prior}
+
+
+def blend(models: Sequence[Frozen], std: float) -> Frozen:
+    """The mean of several models' logarithms."""
+    return {"kind": "blend", "models": list(models), "std": std}
+
+
+@dataclass(frozen=True)
+class KindFit:
+    """The model of one kind of kernel, and how it fared on kernels left out."""
+
+    model: Frozen
+    chosen: str
+    errors: dict[str, float]  # MAPE of each candidate
+    left_out_s: Floats  # (n,) predictions by the one chosen
+    nested: Floats  # (n,) relative errors where each fold is predicted by the candidate that did best on the others
+
+
+def network_folds(ops: Sequence[Op], networks: Sequence[Observation], rng: np.random.Generator) -> tuple[Any, Any]:
+    """(n,) fold of each op and (m,) fold of each network. A kernel is left out with the first network it is in, so
+    that a network left out is predicted by models that saw at most the kernels it shares with others."""
+    of_network = rng.permutation(len(networks)) % FOLDS
+    first: dict[Op, int] = {}
+    for fold, o in zip(of_network, networks, strict=True):
+        for op in o.ops:
+            first.setdefault(op, int(fold))
+    return np.array([first.get(op, int(rng.integers(FOLDS))) for op in ops]), of_network
+
+
+def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
+    """Choose among the candidates by folds. Hyper-parameters of the Gaussian process are those of all kernels."""
+    rng, log_s = np.random.default_rng(0), np.log(seconds)
+    known = process(x, log_s, log_var, rng)
+    parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
+    if len(x) - max(map(len, parts)) < len(x) / 3:  # a kind of few networks: by kernels then
+        parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
+    tried: dict[str, Floats] = {"gaussian_process": np.empty(len(x))}
+    trees = len(x) >= MIN_TREES
+    if trees:
+        tried |= {"boosted_trees": np.empty(len(x)), "blend": np.empty(len(x))}
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(x)), part)
+        tried["gaussian_process"][part] = frozen.predict(condition(known, x, log_s, log_var, rest, rng), x[part])[0]
+        if trees:
+            tried["boosted_trees"][part] = frozen.predict(boosted(x[rest], log_s[rest], log_var[rest]), x[part])[0]
+            tried["blend"][part] = (tried["gaussian_process"][part] + tried["boosted_trees"][part]) / 2
+    off = {name: np.abs(np.exp(p) / seconds - 1) for name, p in tried.items()}
+    errors = {name: float(o.mean()) for name, o in off.items()}
+    nested = np.empty(len(x))
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(x)), part)
+        nested[part] = off[min(off, key=lambda c: float(off[c][rest].mean()))][part]
+    chosen = min(errors, key=lambda c: errors[c])
+    std = spread(np.clip(tried[chosen] - log_s, -1.0, 1.0))
+    full = condition(known, x, log_s, log_var, np.arange(len(x)), rng)
+    if chosen != "gaussian_process":
+        made = boosted(x, log_s, log_var)
+        full = {**made, "std": std} if chosen == "boosted_trees" else blend([full, made], std)
+    return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested)
+
+
+def fit_kernels(
+    device: str, observations: Sequence[Observation], *, provenance: dict[str, Any], report: Report = quiet
+) -> tuple[LatencyPredictor, Details]:
+    """A predictor from kernels timed in place and the networks they are of. Raises FitError where there are none.
+
+    The errors in its provenance are those of kernels left out in folds, a network's kernels together, and of networks,
+    each predicted by the models, the constant and the scale of the folds that it is not in.
+    """
+    ops = [o for o in observations if len(o.ops) == 1]
+    networks = [o for o in observations if len(o.ops) > 1]
+    counts = [type(o.ops[0]).__name__ for o in ops]
+    if max(map(counts.count, counts), default=0) < MIN_OPS:
+        raise FitError("too few kernels measured to fit any kind: run python -m latency.profile --space kernels")
+    kinds: dict[str, KindModel] = {}
+    chosen: dict[str, str] = {}
+    cv: dict[str, dict[str, float]] = {}
+    left_out: dict[str, LeftOut] = {}
+    nested: list[Floats] = []
+    names = sorted({type(o.ops[0]).__name__ for o in ops})
+    folds, fold_of_network = network_folds([o.ops[0] for o in ops], networks, np.random.default_rng(0))
+    for i, name in enumerate(names):
+        mine = [o for o in ops if type(o.ops[0]).__name__ == name]
+        fold = folds[[type(o.ops[0]).__name__ == name for o in ops]]
+        x, seconds = feature_matrix([o.ops[0] for o in mine]), np.array([o.seconds for o in mine])
+        rel = np.array([o.stderr_s / o.seconds for o in mine])
+        model: Frozen | None = None
+        known = {str(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
+        chosen[name] = "lookup"
+        if len(mine) >= MIN_OPS:
+            fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2, fold)
+            model, chosen[name], cv[name], predicted = fitted.model, fitted.chosen, fitted.errors, fitted.left_out_s
+            nested.append(fitted.nested)
+            std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
+            left_out[name] = LeftOut(tuple(o.ops[0] for o in mine), seconds, predicted, std)
+            known = {}
+        discrete: dict[str, list[str]] = {}
+        for o in mine:
+            for field, value in discrete_values(o.ops[0]).items():
+                discrete[field] = sorted({*discrete.get(field, []), value}, key=lambda t: (len(t), t))
+        kinds[name] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
+        report(i + 1, len(names), name)
+    plain = LatencyPredictor(device, kinds)
+    apart = {op: p for left in left_out.values() for op, p in zip(left.ops, left.predicted_s, strict=True)}
+    sums = np.array([sum(apart.get(op, 0.0) for op in o.ops) for o in networks])
+    missing = [[op for op in o.ops if op not in apart] for o in networks]
+    sums += np.array([float(plain.predict_s([op for op in m if plain.covers_kind(op)]).sum()) for m in missing])
+    measured = np.array([o.seconds for o in networks])
+    stderr = np.array([o.stderr_s for o in networks])
+    constant, scale, rel_std, total = 0.0, 1.0, None, sums.copy()
+    if len(networks) >= MIN_OPS:
+        constant, scale = fit_network_level(sums, measured, stderr)
+        for f in np.unique(fold_of_network):
+            mine, rest = fold_of_network == f, fold_of_network != f
+            level = fit_network_level(sums[rest], measured[rest], stderr[rest])
+            total[mine] = level[0] + level[1] * sums[mine]
+        rel_std = spread(total / measured - 1)
+    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std, nested)
+    predictor = LatencyPredictor(
+        device, kinds, constant, scale, rel_std, {}, {**provenance, "errors": errors, "software": software()}
+    )
+    shown = networks if rel_std is not None else []
+    n = len(shown)
+    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total[:n] * (rel_std or 0.0))
+
+
+def _errors(
+    left_out: dict[str, LeftOut],
+    cv: dict[str, dict[str, float]],
+    chosen: dict[str, str],
+    ops: Sequence[Observation],
+    networks: Sequence[Observation],
+    total: Floats,
+    measured: Floats,
+    rel_std: float | None,
+    nested: list[Floats],
+) -> dict[str, Any]:
+    joined = [
+        np.concatenate([getattr(o, n) for o in left_out.values()]) for n in ("predicted_s", "measured_s", "std_s")
+    ]
+    of_ops = scores(*joined)
+    enough = len(networks) >= MIN_OPS
+    work = np.array([float(sum(map(macs, o.ops))) for o in networks])
+    line = np.polyval(np.polyfit(work, measured, 1, w=1 / measured), work) if enough else measured
+    return {
+        "ops": len(ops),
+        "op_mape": of_ops["mape"],
+        "op": of_ops,
+        "op_nested_mape": float(np.mean(np.concatenate(nested))),
+        "extrapolation": {},
+        "cv": cv,
+        "model": chosen,
+        "folds": FOLDS,
+        "networks_fit": 0 if enough else len(networks),
+        "networks_test": len(networks) if enough else 0,
+        "network_mape": mape(total, measured) if enough else None,
+        "network_spearman": spearman(total, measured) if enough else None,
+        "network": scores(total, measured, total * (rel_std or 0.0)) if enough else {},
+        "network_loo_mape": None,
+        "noise_floor": float(np.mean([abs(o.drift) for o in networks])) if enough else None,
+        "baselines": {"flops_line": {"mape": mape(line, measured), "spearman": spearman(line, measured)}}
+        if enough
+        else {},
+        "test": np.round(np.column_stack([total, measured]), 9)[:1000].tolist(),
+    }

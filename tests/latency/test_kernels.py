@@ -1,0 +1,236 @@
+"""Kernels as ops: texts, shapes, builders, work; the space of random networks; rows of kernels timed in place."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from devices.onnx_profile import kernel_runs
+from latency import kernels as k
+from latency.features import FEATURES, discrete_values, feature_matrix, features
+from latency.flops import bytes_moved, macs, params
+from latency.kernel_modules import build_kernel
+from latency.kernel_profile import kernel_row, kernel_seconds, trimmed_mean
+from latency.kernel_space import BLOCKS, ZOO, draw
+from latency.modules import build
+from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
+from latency.ops import KINDS, OpError, mbconv, parse_op
+
+CARRIED = ACTIVATIONS[: ACTIVATIONS.index("prelu")]
+
+
+@st.composite
+def convs(draw_):
+    height, width = draw_(st.integers(4, 12)), draw_(st.integers(4, 12))
+    window = (draw_(st.integers(1, 4)), draw_(st.integers(1, 4)))
+    stride, dilation = draw_(st.integers(1, 3)), draw_(st.sampled_from([1, 2]))
+    sizes = []
+    for size, kernel in ((height, window[0]), (width, window[1])):
+        reach = dilation * (kernel - 1) + 1
+        pads = draw_(st.integers(0, reach - 1))
+        sizes.append((size + pads - reach) // stride + 1)
+    if min(sizes) < 1:
+        sizes = [-(-height // stride), -(-width // stride)]
+    groups, wide = draw_(st.sampled_from([(1, 8), (4, 8), (8, 8)]))
+    return k.conv(
+        8, wide, groups=groups, window=window, strides=(stride, stride), dilation=dilation, out=tuple(sizes),
+        height=height, width=width, act=draw_(st.sampled_from(CARRIED)), add=draw_(st.sampled_from([0, 1])),
+        batch=draw_(st.integers(1, 2)),
+    )  # fmt: skip
+
+
+@st.composite
+def others(draw_):
+    c = draw_(st.integers(1, 6).map(lambda n: 4 * n))
+    size = {"in_channels": c, "height": draw_(st.integers(2, 9)), "width": draw_(st.integers(1, 9))}
+    same = {**size, "out_channels": c, "batch": draw_(st.integers(1, 2))}
+    pick = lambda values: draw_(st.sampled_from(values))  # noqa: E731
+    makers = [
+        lambda: k.TransposedConv(**{**same, "out_channels": 8}, kernel=pick([2, 3, 4]), stride=2),
+        lambda: k.windowed(k.Pooling, in_channels=c, out_channels=c, height=8, width=8, window=(2, 2), strides=(2, 2), out=(4, 4), pool=pick(["avg", "max"])),
+        lambda: k.GlobalPool(**same, pool=pick(["avg", "max"])),
+        lambda: k.Gemm(**{**same, "out_channels": 12}, act=pick(CARRIED)),
+        lambda: k.MatMul(**{**same, "width": 1, "out_channels": 5}),
+        lambda: k.Activation(**same, act=pick(ACTIVATIONS[1:])),
+        lambda: k.Elementwise(**same, fn=pick(FUNCTIONS), broadcast=pick(BROADCASTS)),
+        lambda: k.BatchNorm(**same, act=pick(CARRIED)),
+        lambda: k.Join(**same, parts=pick([2, 3, 4])),
+        lambda: k.Copy(**same, copy=pick(COPIES)),
+        lambda: k.View(),
+        lambda: k.Resize(**same, out_height=16, out_width=10, resize=pick(RESIZES)),
+        lambda: k.Softmax(**same),
+        lambda: k.Norm(**same, norm=pick(NORMS)),
+        lambda: k.Reduce(**size, reduction=pick(REDUCTIONS)),
+    ]  # fmt: skip
+    return draw_(st.sampled_from(makers))()
+
+
+@given(st.one_of(convs(), others()))
+def test_text_round_trips(op):
+    assert parse_op(str(op)) == op
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.one_of(convs(), others()))
+def test_the_built_module_gives_as_many_numbers_as_the_op_says(op):
+    module = build(op).eval()
+    with torch.no_grad():
+        out = module(torch.rand(op.input_shape) + 0.1)
+    if isinstance(op, k.Gemm):
+        expected = op.batch * op.height * op.width * op.out_channels
+    elif isinstance(op, k.Reduce):
+        expected = op.batch * op.height * op.width
+    else:
+        expected = np.prod(op.output_shape)
+    assert out.numel() == expected
+    if isinstance(op, k.DenseConv | k.TransposedConv | k.Pooling | k.Resize):
+        assert tuple(out.shape) == op.output_shape
+
+
+@settings(max_examples=60, deadline=None)
+@given(convs())
+def test_parameters_of_a_convolution_are_those_of_its_module(op):
+    module = build_kernel(op)
+    added = np.prod(op.output_shape) if op.add else 0
+    assert params(op) == sum(p.numel() for p in module.parameters()) - added
+
+
+@given(st.one_of(convs(), others()))
+def test_features_are_finite_and_work_is_not_negative(op):
+    x = features(op)
+    assert x.shape == (len(FEATURES),)
+    assert np.isfinite(x).all()
+    assert min(macs(op), params(op), bytes_moved(op)) >= 0
+
+
+def test_every_kind_is_drawn_by_these_tests():
+    kinds = {type(op) for op in _examples()}
+    assert kinds == set(k.KERNELS)
+    assert {c.__name__ for c in k.KERNELS} <= set(KINDS)
+
+
+def _examples():
+    shape = {"in_channels": 8, "out_channels": 8, "height": 4, "width": 4}
+    made = [kind(**shape) for kind in (k.Gemm, k.MatMul, k.Elementwise, k.BatchNorm, k.Join, k.Softmax, k.Norm, k.GlobalPool, k.Reduce)]  # fmt: skip
+    made += [k.View(), k.Activation(**shape, act="relu"), k.Copy(**shape, copy="pad"), k.Resize(**shape, out_height=8, out_width=8)]  # fmt: skip
+    made += [kind(**shape, kernel=3) for kind in (k.DenseConv, k.Depthwise, k.TransposedConv, k.Pooling)]
+    return [*made, k.Pointwise(**shape), k.GroupedConv(**shape, kernel=3, groups=2)]
+
+
+def test_blocks_keep_the_features_they_had():
+    """Predictors fitted before kernels existed take a new feature as 0: it has to be 0 for every block."""
+    x = features(mbconv(24, 24, 56, kernel=3, stride=1, expand=3))
+    assert not x[FEATURES.index("log_kernel_aspect") : FEATURES.index("macs")].any()
+
+
+def test_work_of_known_kernels():
+    """By hand: ResNet's stem 3 -> 64, 7 x 7 / 2 at 224, and a layer of ViT-S's MLP, 197 tokens, 384 -> 1536."""
+    stem = k.conv(3, 64, window=(7, 7), strides=(2, 2), out=(112, 112), height=224, width=224)
+    assert str(stem) == "DenseConv(in_channels=3,out_channels=64,height=224,width=224,kernel=7,stride=2)"
+    assert macs(stem) == 112 * 112 * 64 * 3 * 49
+    assert macs(k.Gemm(in_channels=384, out_channels=1536, height=197, width=1)) == 197 * 384 * 1536
+    assert macs(k.MatMul(batch=6, in_channels=64, out_channels=197, height=197, width=1)) == 6 * 197 * 197 * 64
+    assert macs(k.Depthwise(in_channels=32, out_channels=32, height=8, width=8, kernel=3)) == 64 * 32 * 9
+
+
+def test_kernels_interpolate_in_sizes_but_not_in_names():
+    op = k.GroupedConv(in_channels=8, out_channels=8, height=4, width=4, kernel=3, groups=2, act="relu")
+    assert discrete_values(op) == {"act": "relu", "dtype": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: k.DenseConv(in_channels=8, out_channels=8, height=4, width=4, kernel=3, out_height=20), "no padding gives 20 out of 4"),
+        (lambda: k.DenseConv(in_channels=8, out_channels=8, height=4, width=4, kernel=3, out_height=4), "leave it out"),
+        (lambda: k.Depthwise(in_channels=8, out_channels=16, height=4, width=4, kernel=3), "differs from in_channels"),
+        (lambda: k.Copy(in_channels=8, out_channels=8, height=4, width=4, copy="teleport"), "copy='teleport'; one of transpose"),
+        (lambda: k.Resize(in_channels=8, out_channels=8, height=4, width=4, out_height=0, out_width=8), "at least 1"),
+    ],
+)  # fmt: skip
+def test_kernels_that_cannot_exist(make, says):
+    with pytest.raises(OpError, match=says.replace("(", r"\(")):
+        make()
+
+
+def test_every_block_of_the_zoo_is_built_at_any_width():
+    from latency.kernel_blocks import Drawn
+    from latency.kernel_networks import BUILD
+
+    assert set(BLOCKS) == set(BUILD)
+    for seed, name in enumerate(BLOCKS):
+        for c_in, c_out, stride in ((24, 24, 1), (20, 36, 2), (32, 64, 1)):
+            block = BUILD[name](Drawn(random.Random(seed)), c_in, c_out, stride).eval()
+            with torch.no_grad():
+                out = block(torch.zeros(1, c_in, 12, 12))
+            assert out.shape[:2] == (1, c_out), name
+            assert out.shape[2] == 12 // stride, name
+
+
+def test_draws_are_seeded_and_near_their_family():
+    first, again, other = (draw(random.Random(s)) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+    for family in ZOO:
+        made = draw(random.Random(0), family)
+        assert 0.3 * family.resolution <= made.resolution <= 1.3 * family.resolution
+        assert len(made.stages) == len(family.stages)
+
+
+@pytest.mark.parametrize("name", ["vit", "mixer", "unet", "convnext", "inceptionv3"])
+def test_a_network_of_the_family_runs_and_is_the_same_again(name):
+    from latency.kernel_networks import build_draw
+
+    family = next(f for f in ZOO if f.name == name)
+    made = draw(random.Random(4), family)
+    module, shape = build_draw(made)
+    with torch.no_grad():
+        out = module.eval()(torch.zeros(shape))
+    assert torch.isfinite(out).all()
+    assert str(module) == str(build_draw(made)[0])
+
+
+def test_kernels_of_a_network_sum_to_its_time():
+    """Three networks that take 1.1 x their profile and 2 us a kernel: both are found, and spread over the kernels."""
+    rng = np.random.default_rng(0)
+    profiles = [np.repeat(rng.uniform(5e-6, 5e-5, (n, 1)), 4, axis=1) for n in (5, 20, 60)]
+    walls = [1.1 * p[:, 0].sum() + 2e-6 * len(p) for p in profiles]
+    for p, w, found in zip(profiles, walls, kernel_seconds([p.tolist() for p in profiles], walls), strict=True):
+        assert found.sum(axis=0) == pytest.approx(w)
+        assert found[:, 0] == pytest.approx(1.1 * p[:, 0] + 2e-6, rel=1e-3)
+
+
+def test_a_kernel_s_row_counts_each_occurrence_alike():
+    op = k.View()
+    row = kernel_row(op, [np.full(10, 2e-6), np.full(1000, 4e-6), np.full(10, 3e-6)], 1)
+    assert row.median_s == pytest.approx(3e-6)
+    assert row.ci_low_s < row.median_s < row.ci_high_s
+    assert row.flags == ("in_context",)
+    assert trimmed_mean(np.array([1.0, 2.0, 2.0, 3.0, 100.0])) == pytest.approx(7 / 3)
+
+
+def _event(name, op, micros, inputs, outputs):
+    args = {"op_name": op, "input_type_shape": [{"float": s} for s in inputs], "output_type_shape": [{"float": s} for s in outputs]}  # fmt: skip
+    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": micros, "args": args}
+
+
+def test_a_profile_is_read_by_inference():
+    """The form of onnxruntime 1.32: node events, then model_run, for each inference; the first two are warm-up."""
+    run = {"cat": "Session", "name": "model_run", "dur": 99}
+    events = []
+    for micros in (900, 50, 10, 11):
+        events += [_event("/0/Conv", "Conv", micros, [[1, 3, 8, 8], [16, 3, 3, 3]], [[1, 16, 8, 8]]), run]
+    found = kernel_runs(events)
+    (run,) = found
+    assert (run.name, run.op_type) == ("/0/Conv", "Conv")
+    assert (run.inputs, run.outputs) == (((1, 3, 8, 8), (16, 3, 3, 3)), ((1, 16, 8, 8),))
+    assert run.seconds == pytest.approx((1e-5, 1.1e-5))
+
+
+def test_feature_matrix_of_kernels_has_one_row_each():
+    assert feature_matrix(_examples()).shape == (len(_examples()), len(FEATURES))

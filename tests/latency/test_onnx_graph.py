@@ -1,0 +1,328 @@
+"""An ONNX model read into kernels: counts by hand, the same kernels as onnxruntime itself, and each error's message."""
+
+from __future__ import annotations
+
+import collections
+import random
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from devices.onnx_cpu import export_onnx
+from latency.kernel_networks import build_draw
+from latency.kernel_profile import kernel_seconds
+from latency.kernel_space import ZOO, draw
+from latency.kernels import Copy, Gemm, View
+from latency.onnx_file import OnnxError, read_onnx
+from latency.onnx_graph import kernels_of
+from latency.onnx_parts import RULES
+
+
+def conv(i, o, kernel=3, stride=1, groups=1, act=nn.ReLU):
+    layers = [nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(o)]
+    return nn.Sequential(*layers, *([act()] if act else []))
+
+
+class Residual(nn.Module):
+    def __init__(self, body, relu=False):
+        super().__init__()
+        self.body, self.relu = body, relu
+
+    def forward(self, x):
+        y = x + self.body(x)
+        return y.relu() if self.relu else y
+
+
+class Gate(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, 16, 1), nn.ReLU(), nn.Conv2d(16, c, 1), nn.Hardsigmoid()
+        )
+
+    def forward(self, x):
+        return x * self.gate(x)
+
+
+class Attention(nn.Module):
+    def __init__(self, c, heads):
+        super().__init__()
+        self.norm, self.qkv, self.out, self.heads = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c), heads
+
+    def forward(self, x):
+        n, t, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        a = (q @ k.transpose(-2, -1) * 0.25).softmax(-1)
+        return x + self.out((a @ v).transpose(1, 2).reshape(n, t, c))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 32, 8, 8)
+        self.body = nn.Sequential(Attention(32, 2), nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 10))
+
+    def forward(self, x):
+        return self.body(self.patch(x).flatten(2).transpose(1, 2))
+
+
+HEAD = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+RESNET = nn.Sequential(
+    conv(3, 32, 7, 2), nn.MaxPool2d(3, 2, 1), Residual(nn.Sequential(conv(32, 32), conv(32, 32, act=None)), True), *HEAD
+)
+MOBILE = nn.Sequential(
+    conv(3, 32, 3, 2, act=nn.ReLU6),
+    Residual(nn.Sequential(conv(32, 64, 1, act=nn.Hardswish), conv(64, 64, 5, 1, 64, nn.Hardswish), Gate(64), conv(64, 32, 1, act=None))),
+    *HEAD,
+)  # fmt: skip
+
+
+def counts(kernels):
+    return dict(collections.Counter(type(k.op).__name__ if k.op is not None else f"? {k.op_type}" for k in kernels))
+
+
+def texts(kernels):
+    return [str(k.op) for k in kernels]
+
+
+def test_a_small_resnet_by_hand():
+    """conv+bn+relu, pool, conv+bn+relu, conv+bn+add+relu, global pool, classifier: 6 kernels where nothing is reordered."""
+    model = export_onnx(RESNET, (1, 3, 64, 64))
+    found = kernels_of(model, RULES["onnxruntime"])
+    assert counts(found) == {"DenseConv": 3, "Pooling": 1, "GlobalPool": 1, "Gemm": 1, "Copy": 1, "View": 1}
+    assert texts(found)[:4] == [
+        "DenseConv(in_channels=3,out_channels=32,height=64,width=64,kernel=7,stride=2,act=relu)",
+        "Pooling(in_channels=32,out_channels=32,height=32,width=32,kernel=3,stride=2)",
+        "DenseConv(in_channels=32,out_channels=32,height=16,width=16,kernel=3,act=relu)",
+        "DenseConv(in_channels=32,out_channels=32,height=16,width=16,kernel=3,act=relu,add=1)",
+    ]
+    plain = kernels_of(model, RULES["other"])
+    assert counts(plain) == {
+        "DenseConv": 3,
+        "Pooling": 1,
+        "Elementwise": 1,
+        "Activation": 1,
+        "GlobalPool": 1,
+        "Gemm": 1,
+    }
+
+
+def test_squeeze_excite_and_h_swish_by_hand():
+    found = kernels_of(export_onnx(MOBILE, (1, 3, 64, 64)), RULES["other"])
+    assert counts(found) == {
+        "DenseConv": 1, "Pointwise": 4, "Depthwise": 1, "Activation": 3, "GlobalPool": 2, "Elementwise": 2, "Gemm": 1,
+    }  # fmt: skip
+    assert "Elementwise(in_channels=64,out_channels=64,height=32,width=32,fn=mul,broadcast=outer)" in texts(found)
+    assert "Pointwise(in_channels=64,out_channels=16,height=1,width=1,act=relu)" in texts(found)
+
+
+def test_attention_by_hand():
+    found = kernels_of(export_onnx(Tokens(), (1, 3, 32, 32)), RULES["other"])
+    assert counts(found) == {
+        "DenseConv": 1, "Copy": 6, "Norm": 2, "Gemm": 4, "MatMul": 2, "Softmax": 1, "Elementwise": 1, "Activation": 1,
+    }  # fmt: skip
+    assert [str(k.op) for k in found if k.op_type == "MatMul"] == [
+        "MatMul(in_channels=16,out_channels=16,height=16,width=1,batch=2)",
+        "MatMul(in_channels=16,out_channels=16,height=16,width=1,batch=2)",
+    ]
+    assert "Activation(in_channels=64,out_channels=64,height=16,width=1,act=gelu)" in texts(found)
+
+
+@pytest.mark.parametrize(("module", "size"), [(RESNET, 64), (MOBILE, 64), (Tokens(), 32)])
+def test_macs_are_those_that_hooks_count(module, size):
+    """Multiply-accumulates counted in torch, layer by layer; attention's two products by hand."""
+    counted = [0]
+
+    def hook(layer, inputs, output):
+        if isinstance(layer, nn.Conv2d):
+            counted[0] += output.numel() * layer.weight[0].numel()
+        else:
+            counted[0] += output.numel() * layer.in_features
+
+    hooks = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        module.eval()(torch.zeros(1, 3, size, size))
+    for h in hooks:
+        h.remove()
+    kernels = kernels_of(export_onnx(module, (1, 3, size, size)))
+    computing = sum(k.macs for k in kernels if type(k.op).__name__ not in ("Pooling", "GlobalPool"))
+    assert computing == counted[0] + (2 * 16 * 16 * 32 if isinstance(module, Tokens) else 0)
+
+
+def ort_kernels(model, tmp_path):
+    """What onnxruntime makes of the model, by its names for kernels."""
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    if not any("nchwc" in n.domain for n in nodes):
+        pytest.skip("onnxruntime has no blocked layout on this processor")
+    same = {"FusedConv": "Conv", "FusedMatMul": "MatMul", "FusedGemm": "Gemm", "Flatten": "Reshape", "Squeeze": "Reshape",
+            "Unsqueeze": "Reshape", "SkipLayerNormalization": "LayerNormalization"}  # fmt: skip
+    return collections.Counter(same.get(n.op_type, n.op_type) for n in nodes)
+
+
+def my_kernels(model):
+    def name(kernel):
+        op = kernel.op
+        if isinstance(op, Copy) and op.copy.startswith("reorder"):
+            return "ReorderInput" if op.copy == "reorder_in" else "ReorderOutput"
+        if isinstance(op, View):
+            return "Reshape"
+        if isinstance(op, Gemm):
+            return "Gemm"
+        acts = {"relu": "Relu", "silu": "QuickGelu", "gelu": "Gelu", "hsigmoid": "HardSigmoid"}
+        if type(op).__name__ == "Depthwise" and kernel.op_type == "BatchNormalization":
+            return "Conv"
+        if type(op).__name__ == "Activation":
+            return acts.get(op.act, kernel.op_type)
+        if type(op).__name__ == "Elementwise" and kernel.op_type in ("HardSwish", "Conv"):
+            return "Mul"
+        return {"Upsample": "Upsample", "Resize": "Upsample" if kernel.op_type == "Resize" else ""}.get(
+            type(op).__name__, kernel.op_type
+        )
+
+    return collections.Counter(map(name, kernels_of(model)))
+
+
+@pytest.mark.parametrize("family", [f.name for f in ZOO if f.resolution < 299])
+def test_kernels_are_those_that_onnxruntime_runs(family, tmp_path):
+    """Reorders, fused residuals, splits: all of them, in a random network around every public one."""
+    made = draw(random.Random(11), next(f for f in ZOO if f.name == family))
+    small = type(made)(**{**made.__dict__, "resolution": 64 if made.resolution % 32 == 0 else 48})
+    module, shape = build_draw(small)
+    model = export_onnx(module, shape)
+    theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
+    assert not theirs - mine
+    assert not mine - theirs
+
+
+def model_of(nodes, inputs=(("x", [1, 8, 4, 4]),), weights=(), opset=17, outputs=("y",), domain=""):
+    graph = helper.make_graph(
+        list(nodes), "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+        [helper.make_empty_tensor_value_info(o) for o in outputs],
+        [helper.make_tensor(n, TensorProto.FLOAT, s, np.zeros(s, np.float32).ravel()) for n, s in weights],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid(domain, opset)] + ([helper.make_opsetid("com.acme", 1)] if domain == "" else [])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+RELU = helper.make_node("Relu", ["x"], ["y"], name="act")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (b"", "an empty file, not an ONNX model"),
+        (b"\x08\x09 this is no protobuf \xff\xff", "does not parse"),
+        (model_of([RELU])[: len(model_of([RELU])) // 2], "does not parse|no graph"),
+        (model_of([]), "an empty model: its graph has no nodes"),
+        (model_of([RELU], opset=999), "opset 999 is newer than the installed onnx knows"),
+        (model_of([RELU], opset=3), "opset 3 is older than 7"),
+        (model_of([RELU], domain="com.acme"), r"no opset of the ONNX domain is imported \(found: com.acme\)"),
+        (model_of([helper.make_node("Reluu", ["x"], ["y"], name="act")]), "unknown op: did you mean 'Relu'.*node 'act' is 'Reluu'"),
+        (model_of([helper.make_node("Magic", ["x"], ["y"], name="m", domain="com.acme")]), "node 'm' is com.acme.Magic: only ops of the ONNX domain"),
+        (model_of([RELU], inputs=[("x", ["N", 3, "H", "W"])]), r"input 'x' is dynamic \(N x 3 x H x W\): fix it with --input-shape x=1,3,224,224"),
+        (model_of([helper.make_node("NonZero", ["x"], ["y"], name="nz")]), "'y' .node 'nz', NonZero. depends on data"),
+        (model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], weights=[("w", [3, 3])]), "do not fit together|depends on data"),
+    ],
+)  # fmt: skip
+def test_each_error_has_its_message(model, says, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    with pytest.raises(OnnxError, match=says) as error:
+        kernels_of(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(OnnxError, match="No such file"):
+        read_onnx(tmp_path / "nowhere.onnx")
+
+
+def test_a_dynamic_input_is_fixed_by_its_name():
+    model = model_of([RELU], inputs=[("x", ["N", 8, "H", 4])])
+    assert read_onnx(model, {"x": (1, 8, 6, 4)}).shape("y") == (1, 8, 6, 4)
+    with pytest.raises(OnnxError, match=r"no input .z.: .*inputs: x"):
+        read_onnx(model, {"z": (1, 8, 6, 4)})
+    with pytest.raises(OnnxError, match="has 4 dimensions, the shape given 2"):
+        read_onnx(model, {"x": (1, 8)})
+    with pytest.raises(OnnxError, match="is fixed to N x 8 x H x 4: 9 does not fit"):
+        read_onnx(model, {"x": (1, 9, 6, 4)})
+
+
+def test_two_gigabytes_of_external_weights_are_not_read(tmp_path):
+    """A linear layer of 25,000 x 25,000: 2.3 GiB in a file that is not even there."""
+    weights = TensorProto(name="w", dims=[25_000, 25_000], data_type=TensorProto.FLOAT)
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    weights.external_data.add(key="length", value=str(25_000 * 25_000 * 4))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 25_000])],
+        [helper.make_empty_tensor_value_info("y")], [weights],
+    )  # fmt: skip
+    path = tmp_path / "large.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    (kernel,) = kernels_of(path)
+    assert str(kernel.op) == "Gemm(in_channels=25000,out_channels=25000,height=4,width=1)"
+
+
+def test_a_model_of_more_than_two_gigabytes_in_one_file(tmp_path):
+    path = tmp_path / "fat.onnx"
+    with path.open("wb") as file:
+        file.truncate(2**31 + 10)  # sparse: takes no room
+    with pytest.raises(OnnxError, match=r"2\.0 GiB in one file; ONNX files end at 2 GiB"):
+        read_onnx(path)
+
+
+def test_what_the_vocabulary_lacks_is_named_never_dropped():
+    model = model_of([helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Selu", ["h"], ["g"]), helper.make_node("CumSum", ["g", "axis"], ["y"], name="sums")], weights=[("axis", [])])  # fmt: skip
+    with pytest.raises(OnnxError):
+        kernels_of(model.replace(b"CumSum", b"CumSun"))
+    found = kernels_of(model)
+    assert [k.why for k in found if k.op is None] == ["no kernel for CumSum"]
+    assert [n for k in found for n in k.nodes][-1] == "sums"
+
+
+def test_shapes_computed_at_run_time_are_folded():
+    """flatten(x.shape[0], -1) as exporters write it: Shape, Gather, Concat, Reshape."""
+
+    class Flat(nn.Module):
+        def forward(self, x):
+            n, c, h, w = x.shape
+            return x.view(n, c, h * w).transpose(1, 2)
+
+    found = kernels_of(export_onnx(Flat(), (1, 4, 6, 6)), RULES["other"])
+    assert counts(found) == {"Copy": 1}
+
+
+def test_a_large_constant_is_a_constant_wherever_it_stands():
+    weights = helper.make_tensor("c", TensorProto.FLOAT, [100, 100], np.zeros(10_000, np.float32))
+    nodes = [helper.make_node("Constant", [], ["c"], value=weights), helper.make_node("Transpose", ["c"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    found = kernels_of(model_of(nodes, [("x", [5, 100])]))
+    assert texts(found) == ["Gemm(in_channels=100,out_channels=100,height=5,width=1)"]
+
+
+def test_decomposed_layer_norm_is_one_kernel():
+    """As exporters write it before opset 17."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[-1]), helper.make_node("Sub", ["x", "m"], ["d"]),
+        helper.make_node("Pow", ["d", "two"], ["s"]), helper.make_node("ReduceMean", ["s"], ["v"], axes=[-1]),
+        helper.make_node("Add", ["v", "eps"], ["e"]), helper.make_node("Sqrt", ["e"], ["r"]),
+        helper.make_node("Div", ["d", "r"], ["n"]), helper.make_node("Mul", ["n", "w"], ["k"]),
+        helper.make_node("Add", ["k", "b"], ["y"]),
+    ]  # fmt: skip
+    model = model_of(nodes, [("x", [1, 5, 16])], [("two", []), ("eps", []), ("w", [16]), ("b", [16])], opset=13)
+    assert texts(kernels_of(model)) == ["Norm(in_channels=16,out_channels=16,height=5,width=1)"]
+
+
+def test_kernel_seconds_of_one_network_keep_its_time():
+    assert kernel_seconds([[[1e-5, 1e-5], [3e-5, 3e-5]]], [8e-5])[0][:, 0].tolist() == pytest.approx([2e-5, 6e-5])
