@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from devices.errors import UserError
-from latency.ops import Fork, Linear, Next, Op
+from latency.ops import Linear, Op
 from latency.space import Choice, SearchSpace
 from search.compute import PLAIN, Compute, Engine, ops_of
 from search.costs import Costs
@@ -64,6 +63,8 @@ class Estimator:
         self._mode = FakeTensorMode()  # and not the meta device: it is no faster, and autocast does not know it
         with self._mode:
             self.supernet = Supernet(setting.space, _no_costs(setting.space), setting.classes)
+            self.setting = setting
+            self.order = self._by_weight()
         self.use(setting)
 
     def use(self, setting: Setting) -> Estimator:
@@ -83,9 +84,7 @@ class Estimator:
 
     def need(self, paths: str, batch: int) -> Need:
         """What a step of `paths` (one of PATHS) needs at `batch` images."""
-        with self._mode:
-            order = self._order
-        pairs = torch.tensor([[o[0], o[min(1, len(o) - 1)]] for o in order])  # no fake: its numbers are read
+        pairs = torch.tensor([[o[0], o[min(1, len(o) - 1)]] for o in self.order])  # no fake: its numbers are read
         with self._mode:
             step = self._step(paths, batch, pairs)
         parameters, buffers = nbytes(self.supernet)
@@ -133,7 +132,7 @@ class Estimator:
             return count_step(images, lambda xy: functional.cross_entropy(forward(xy[0]), xy[1]), supernet)
 
         if paths == "one path":
-            heaviest = [order[0] for order in self._order]
+            heaviest = [order[0] for order in self.order]
             return step(lambda x: supernet(x, heaviest))
         if paths == "two paths":
             gates_L2 = torch.ones(pairs.shape, requires_grad=True)
@@ -141,35 +140,35 @@ class Estimator:
                 return step(lambda x: supernet.forward_pair(x, pairs, gates_L2))
         assert paths == "all paths", paths
         weights_LK = torch.ones(supernet.alpha_LK.shape, requires_grad=True)
-        return step(lambda x: _mixture(supernet, x, weights_LK))
+        return step(lambda x: _all_paths(supernet, x, weights_LK))
 
-    @cached_property
-    def _order(self) -> list[list[int]]:
-        """Of each block, its candidates from the heaviest on."""
-        channels, height, width = self.setting.shape
-        order: list[list[int]] = []
+    def _by_weight(self) -> list[list[int]]:
+        """Of each block, its candidates by what they keep for backward, the most first."""
+        shape, order = self.setting.shape, []
 
-        def weigh(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
             x = x.detach().requires_grad_()
             with torch.enable_grad():
-                kept = [saved_bytes(lambda op=op: type(op).forward(op, x), op) for op in candidates]  # type: ignore[misc]
-            order.append(sorted(range(len(candidates)), key=lambda i: (-kept[i], i)))
+                kept = [saved_bytes(lambda op=op: op(x), op) for op in candidates]  # type: ignore[misc]
+            order.append(sorted(range(len(kept)), key=lambda i: (-kept[i], i)))
             y: torch.Tensor = candidates[0](x)
             return y
 
         try:
             with torch.no_grad():
-                self.supernet.run(torch.empty(2, channels, height, width), weigh)
+                self.supernet.run(torch.empty(2, *shape), mix)
         except RuntimeError as error:
-            raise UserError(f"images of {channels}x{height}x{width} do not go through the space: {error}") from error
+            size = "x".join(map(str, shape))
+            raise UserError(f"images of {size} do not go through the space: {error}") from error
         return order
 
 
-def _mixture(supernet: Supernet, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
-    weights = weights_LK.unbind()
+def _all_paths(supernet: Supernet, x: torch.Tensor, weights_LK: torch.Tensor) -> torch.Tensor:
+    """`Supernet.forward_mixture` without a look at the weights, which are fakes."""
 
     def mix(block: int, candidates: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([w * op(x) for w, op in zip(weights[block].unbind(), candidates, strict=False)]).sum(0)
+        weights = weights_LK[block].unbind()
+        return torch.stack([w * op(x) for w, op in zip(weights, candidates, strict=False)]).sum(0)
 
     return supernet.run(x, mix)
 
@@ -195,8 +194,6 @@ def narrower(space: SearchSpace, factor: float = NARROW) -> SearchSpace:
         return channels if channels == images else max(8, int(channels * factor + 4) // 8 * 8)
 
     def narrow(op: Op) -> Op:
-        if isinstance(op, Fork | Next):
-            return op
         changed: dict[str, int] = {"in_channels": scaled(op.in_channels)}
         changed["out_channels"] = op.out_channels if isinstance(op, Linear) else scaled(op.out_channels)
         mid = getattr(op, "mid_channels", None)
@@ -206,9 +203,9 @@ def narrower(space: SearchSpace, factor: float = NARROW) -> SearchSpace:
         return dataclasses.replace(op, **changed)  # type: ignore[arg-type]
 
     choices = tuple(Choice(c.name, tuple(dict.fromkeys(map(narrow, c.candidates)))) for c in space.choices)
-    layout = tuple(step if isinstance(step, int) else narrow(step) for step in space.layout)
-    stem, head = tuple(map(narrow, space.stem)), tuple(map(narrow, space.head))
-    return SearchSpace(f"{space.name} x {factor:g}", stem, choices, head, layout)
+    return SearchSpace(
+        f"{space.name} x {factor:g}", tuple(map(narrow, space.stem)), choices, tuple(map(narrow, space.head))
+    )
 
 
 @dataclass(frozen=True)

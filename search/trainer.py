@@ -30,7 +30,6 @@ from search.regularise import Dropout, average_of
 from search.rng import seeded
 from search.state import SearchState, sgd
 from search.strategies import Strategy
-from search.targets import Plan
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
 
@@ -68,7 +67,6 @@ class SearchPhase:
     recipe: Recipe
     candidates: list[int]
     compute: Compute = PLAIN
-    plan: Plan | None = None  # all budgets, for what is seen of the search while it runs
     _engine: Engine = field(init=False)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _snapshot_every: int = field(init=False)
@@ -153,7 +151,7 @@ class SearchPhase:
             if self._judged_on is None:
                 loader = self._engine.loader(self.data.validation, watch.IMAGES, state.seed, "watch", None)
                 self._judged_on = loader.batch(0)
-            row["now"] = watch.glance(state, self._judged_on, self.plan)
+            row["now"] = watch.glance(state, self._judged_on)
         return row
 
     def _batch(self, split: Split, stream: str, step: int, *, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:

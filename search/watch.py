@@ -10,7 +10,6 @@ from search.alpha import Batch, evaluate
 from search.derive import derive_top
 from search.objective import entropies
 from search.state import SearchState
-from search.targets import Plan, one_target
 
 GLANCES = 12  # how often in a search the network of the moment is judged; each costs about an alpha step
 IMAGES = 128  # held-out images it is judged on, the same every time
@@ -21,19 +20,21 @@ def due(done: int, alpha_steps: int) -> bool:
     return done % max(1, alpha_steps // GLANCES) == 0
 
 
-def glance(state: SearchState, batch: Batch, plan: Plan | None = None) -> dict[str, Any]:
-    """The most probable network within the budgets now: indices, predicted seconds, accuracy on `batch`.
+def glance(state: SearchState, batch: Batch) -> dict[str, Any]:
+    """The network that would be derived now: indices, predicted seconds, accuracy on `batch` with shared weights.
 
-    Accuracy is that of the shared weights; without `plan`, the one budget is the state's target.
     Nothing that decides the search is touched: no weight, no alpha, no statistics of batch norm, no random state.
     """
     supernet = state.supernet
     with torch.no_grad():
         log_p_LK = torch.log_softmax(supernet.logits(), dim=1).cpu().numpy()
-    costs = supernet.costs()
-    indices = derive_top(log_p_LK, plan or one_target(costs, state.target_s), state.floor, 1)[0].indices
+    indices = derive_top(log_p_LK, state.plan, state.floor, 1)[0].indices
     _, accuracy = evaluate(state, [indices], batch)
-    return {"indices": list(indices), "predicted_s": costs.network_s(indices), "accuracy": float(accuracy[0])}
+    return {
+        "indices": list(indices),
+        "predicted_s": state.plan.costs.network_s(indices),
+        "accuracy": float(accuracy[0]),
+    }
 
 
 def snapshot(probs_LK: torch.Tensor) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_what_is_told_is_what_autograd_keeps_and_what_the_allocator_sees(paths: 
     space = make_space(blocks=8)
     costs, estimator = make_costs(space, predictor), Estimator(Setting(space, 3, (3, 16, 16)))
     estimator.need(paths, 2)
-    supernet, forward = real_step(space, costs, paths, estimator._order)
+    supernet, forward = real_step(space, costs, paths, estimator.order)
     for batch in BATCHES:
         need = estimator.need(paths, batch)
         x, y = torch.rand(batch, 3, 16, 16), torch.zeros(batch, dtype=torch.long)
@@ -97,7 +97,7 @@ def test_counting_needs_no_real_numbers(setting: Setting, space: SearchSpace, co
     """The same code counted on real tensors and on fake ones gives the same bytes."""
     estimator = Estimator(setting)
     need = estimator.need("one path", 16)
-    supernet, forward = real_step(space, costs, "one path", estimator._order)
+    supernet, forward = real_step(space, costs, "one path", estimator.order)
     step = count_step(
         lambda: (torch.rand(16, 3, 16, 16), torch.zeros(16, dtype=torch.long)),
         lambda xy: functional.cross_entropy(forward(xy[0]), xy[1]),
@@ -145,7 +145,7 @@ def test_spaces_with_branches_are_counted_too(predictor: FakePredictor) -> None:
     estimator = Estimator(Setting(space, 10, (3, 32, 32), lean=False))
     needs = {paths: estimator.need(paths, 4) for paths in PATHS}
     assert needs["one path"].total < needs["two paths"].total < needs["all paths"].total
-    heaviest = [order[0] for order in estimator._order]
+    heaviest = [order[0] for order in estimator.order]
     supernet = Supernet(space, make_costs(space, predictor), 10)
     x = torch.zeros(4, 3, 32, 32)
     kept = saved_bytes(lambda: functional.cross_entropy(supernet(x, heaviest), torch.arange(4)), supernet)
@@ -192,7 +192,7 @@ def test_what_is_told_is_what_a_gpu_allocates(setting: Setting, space: SearchSpa
     estimator = Estimator(setting)
     for batch in (256, 1024):
         need = estimator.need("one path", batch)
-        supernet, forward = real_step(space, costs, "one path", estimator._order)
+        supernet, forward = real_step(space, costs, "one path", estimator.order)
         supernet.cuda()
         torch.cuda.reset_peak_memory_stats()
         x, y = torch.rand(batch, 3, 64, 64, device="cuda"), torch.zeros(batch, dtype=torch.long, device="cuda")

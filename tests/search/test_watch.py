@@ -42,7 +42,7 @@ def test_a_glance_changes_nothing(space: SearchSpace, costs: Costs, quick: Recip
     with torch.no_grad():  # what alpha prefers is what is seen, where the budget allows it
         state.supernet.alpha_LK.zero_()[:, 0] = 5
     cheap = costs.network_s([0, 0, 0])
-    state.target_s = 1.02 * cheap
+    state.plan = one_target(costs, 1.02 * cheap)
     assert watch.glance(state, batch)["indices"] == [0, 0, 0]
 
 
@@ -52,11 +52,11 @@ def test_a_glance_keeps_every_budget(space: SearchSpace, costs: Costs, quick: Re
     batch = torch.randn(9, 3, 16, 16, generator=generator(0, "x")), torch.arange(9) % 3
     with torch.no_grad():
         state.supernet.alpha_LK.zero_()[:, 3] = 5
-    one = one_target(costs, state.target_s)
-    assert watch.glance(state, batch, one)["indices"] == [3, 3, 3]
+    assert watch.glance(state, batch)["indices"] == [3, 3, 3]
     counted = params_budget(space, 1).costs
     fewer = params_budget(space, counted.network_s([3, 3, 3]) - 1)
-    seen = watch.glance(state, batch, dataclasses.replace(one, budgets=(*one.budgets, fewer)))["indices"]
+    state.plan = dataclasses.replace(state.plan, budgets=(*state.plan.budgets, fewer))
+    seen = watch.glance(state, batch)["indices"]
     assert seen != [3, 3, 3]
     assert counted.network_s(seen) <= fewer.limit
 
