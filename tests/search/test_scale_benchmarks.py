@@ -14,7 +14,7 @@ from tests.search.conftest import SPACE_FILE, make_space
 
 
 def test_bytes_kept_are_flat_in_candidates_for_paths_and_grow_for_mixtures() -> None:
-    few, more = (search_memory.measure(n, batch=2) for n in (2, 4))
+    few, more = (search_memory.measure(n, batch=2) for n in (2, 3))
     one = few["plain network"]["saved"]
     assert few["plain, torch's ReLU6"]["saved"] > 1.3 * one
     for name in ("proxyless-g two", "proxyless-g full", "proxyless-r"):
@@ -22,7 +22,7 @@ def test_bytes_kept_are_flat_in_candidates_for_paths_and_grow_for_mixtures() -> 
         assert more[f"{name}, alpha"]["saved"] <= 1.05 * one
     for name in ("darts", "one-shot"):
         assert few[f"{name}, weights"]["saved"] > 1.6 * one
-        assert more[f"{name}, weights"]["saved"] > 1.7 * few[f"{name}, weights"]["saved"]
+        assert more[f"{name}, weights"]["saved"] > 1.35 * few[f"{name}, weights"]["saved"]
 
 
 def test_plain_steps_are_of_the_path_that_the_strategy_draws() -> None:
