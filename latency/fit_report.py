@@ -128,12 +128,16 @@ def _networks_plot(details: Details) -> str:
         axes[1].plot(work, (predicted / measured - 1) * 100, "o", ms=3, alpha=0.6)
         axes[1].axhline(0, color="black", lw=0.8)
         axes[1].set(xlabel="MMACs", ylabel="error, %")
-        nominal = np.linspace(0.02, 0.98, 49)
-        axes[2].plot(nominal, calibration(predicted, measured, std, nominal))
-        axes[2].plot([0, 1], [0, 1], color="black", lw=0.8)
-        axes[2].set(xlabel="nominal share of an interval", ylabel="share it holds")
+        _calibration_plot(axes[2], predicted, measured, std)
 
     return _svg(draw, 3)
+
+
+def _calibration_plot(axis: Any, predicted_s: Floats, measured_s: Floats, std_s: Floats) -> None:
+    nominal = np.linspace(0.02, 0.98, 49)
+    axis.plot(nominal, calibration(predicted_s, measured_s, std_s, nominal))
+    axis.plot([0, 1], [0, 1], color="black", lw=0.8)
+    axis.set(xlabel="nominal share of an interval", ylabel="share it holds")
 
 
 def calibration(predicted_s: Floats, measured_s: Floats, std_s: Floats, nominal: Floats) -> Floats:
@@ -146,12 +150,16 @@ def calibration(predicted_s: Floats, measured_s: Floats, std_s: Floats, nominal:
 
 def _ops_plot(details: Details) -> str:
     def draw(axes: Any) -> None:
-        for axis, (kind, out) in zip(axes, details.left_out.items(), strict=True):
+        for axis, (kind, out) in zip(axes[:-1], details.left_out.items(), strict=True):
             _scatter(axis, out.measured_s, out.predicted_s, out.std_s)
             axis.set(title=kind, xscale="log", yscale="log")
             axis.xaxis.set_minor_formatter("")  # labels of a short log axis would overlap
 
-    return _svg(draw, len(details.left_out))
+        outs = details.left_out.values()
+        joined = [np.concatenate([getattr(o, n) for o in outs]) for n in ("predicted_s", "measured_s", "std_s")]
+        _calibration_plot(axes[-1], *joined)
+
+    return _svg(draw, len(details.left_out) + 1)
 
 
 def _residuals_plot(details: Details) -> str:

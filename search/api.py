@@ -28,9 +28,10 @@ from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
-from search.pipeline import Pipeline, Result
+from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
+from search.result import Result
 from search.rundir import RunDir
 from search.state import loss_of
 from search.strategies import Strategy
@@ -43,9 +44,9 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
     timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
@@ -185,7 +186,8 @@ def search_plan(
     if options.verify_on is not None and distributed.rank() == 0:
         with open_device(options.verify_on):
             pass  # there, before the search is paid for
-    check_images(space.architecture([0] * len(space.choices)).ops, data.image_shape, f"space '{space.name}'")
+    chain = space.architecture([0] * len(space.choices)).ops
+    check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
         keep = run_dir is not None and distributed.rank() == 0
         run = RunDir(Path(run_dir) if run_dir is not None and keep else Path(scratch))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from torch import nn
 from latency.console import Report, Ui, ms, quiet
 from latency.files import write_atomically
 from latency.modules import build_network
-from latency.space import Architecture, SearchSpace, for_classes
+from latency.space import SearchSpace, for_classes
 from search import checkpoint, distributed, rundir
 from search.batchnorm import in_step, together
 from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
 from search.compute import PLAIN, Compute
-from search.costs import Floats
 from search.data import Data
 from search.derive import random_of_equal_latency
 from search.divergence import Diverged
@@ -28,6 +26,7 @@ from search.objective import LossForm
 from search.phase import Phase, run_phase
 from search.ranking import supernet_accuracies
 from search.recipe import Recipe
+from search.result import Result
 from search.resume import load_run
 from search.rng import derive_seed
 from search.rundir import RunDir, space_row
@@ -37,28 +36,6 @@ from search.targets import Plan
 from search.trainer import SearchPhase, TrainPhase, accuracy
 
 FOUND, RANDOM = "train_found", "train_random"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities.
-
-    `budgets` says of each budget name, unit, limit and cost; `measured_s` is there where the network was timed.
-    """
-
-    architecture: Architecture
-    random_architecture: Architecture
-    target_s: float
-    predicted_s: float
-    random_predicted_s: float
-    expected_s: float
-    in_window: bool
-    test_accuracy: float
-    random_test_accuracy: float
-    probs_LK: Floats
-    network: nn.Module
-    measured_s: float | None
-    budgets: list[dict[str, Any]]
 
 
 class Pipeline:

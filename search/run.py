@@ -185,7 +185,7 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         config.torch_device,
         config.save_every_s,
         strategies.parse_options(config.strategy_option),
-        compute,
+        compute=compute,
         tflite=not args.no_tflite,
         tensorboard=args.tensorboard,
         loss=config.loss,
@@ -235,11 +235,12 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         overwrite=config.overwrite,
         ui=ui,
     )
+    timed = "" if result.measured_s is None else f", measured {ms(result.measured_s)}"
     ui.table(
         f"{run_dir}: target {ms(plan.target_s)}",
         ["network", "predicted", "test accuracy"],
         [
-            ["found", ms(result.predicted_s), f"{result.test_accuracy:.1%}"],
+            ["found", ms(result.predicted_s) + timed, f"{result.test_accuracy:.1%}"],
             ["random, equal latency", ms(result.random_predicted_s), f"{result.random_test_accuracy:.1%}"],
         ],
     )

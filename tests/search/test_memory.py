@@ -139,6 +139,19 @@ def test_the_whole_imagenet_space_at_full_size() -> None:
     assert one.activations == pytest.approx(256 / 64 * estimator.need("one path", 64).activations, rel=0.01)
 
 
+def test_spaces_with_branches_are_counted_too(predictor: FakePredictor) -> None:
+    """On fakes, what a real step of the same path keeps; blocks that share their input, as in a tree, included."""
+    space = load_space("proxyless_cifar_small")
+    estimator = Estimator(Setting(space, 10, (3, 32, 32), lean=False))
+    needs = {paths: estimator.need(paths, 4) for paths in PATHS}
+    assert needs["one path"].total < needs["two paths"].total < needs["all paths"].total
+    heaviest = [order[0] for order in estimator._by_weight()]
+    supernet = Supernet(space, make_costs(space, predictor), 10)
+    x = torch.zeros(4, 3, 32, 32)
+    kept = saved_bytes(lambda: functional.cross_entropy(supernet(x, heaviest), torch.arange(4)), supernet)
+    assert needs["one path"].activations == pytest.approx(kept, rel=0.1)
+
+
 def test_narrower_spaces_keep_what_is_not_width(space: SearchSpace) -> None:
     narrow = narrower(load_space("proxyless"))
     last = narrow.head[-1]
