@@ -77,7 +77,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     misses = sorted(abs(row["paper"]["found"] - 1) for row in rows)
     ui.table(
         f"predicted latency / target: {sum(met)} of {len(rows)} runs within 0.97 to 1, the paper's {sum(paper_met)}",
-        ["target", "ours", "E[latency]", "paper", "E[latency]"],
+        ["target", "ours", "expected", "paper", "expected"],
         [
             [
                 f"{target:g} ms",
