@@ -254,7 +254,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "threads": torch.get_num_threads(),
         "cpu": platform.machine(),
         "device": options.device,
-        "processes": distributed.world(),
+        **({"processes": distributed.world()} if distributed.world() > 1 else {}),
     }
     apart = {} if options.sync_bn else {"batch_norms_apart_in": distributed.world()}
     changed = options.compute.changed()

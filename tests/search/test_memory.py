@@ -145,7 +145,7 @@ def test_spaces_with_branches_are_counted_too(predictor: FakePredictor) -> None:
     estimator = Estimator(Setting(space, 10, (3, 32, 32), lean=False))
     needs = {paths: estimator.need(paths, 4) for paths in PATHS}
     assert needs["one path"].total < needs["two paths"].total < needs["all paths"].total
-    heaviest = [order[0] for order in estimator._by_weight()]
+    heaviest = [order[0] for order in estimator.order]
     supernet = Supernet(space, make_costs(space, predictor), 10)
     x = torch.zeros(4, 3, 32, 32)
     kept = saved_bytes(lambda: functional.cross_entropy(supernet(x, heaviest), torch.arange(4)), supernet)
