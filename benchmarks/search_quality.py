@@ -30,6 +30,7 @@ RESULT, LOG = HERE / "results" / "search_quality.json", HERE / "results" / "sear
 SPACE, PREDICTOR = f"{HERE / 'cifar_space.py'}:space", HERE / "predictors" / "cifar_small_cpu.pkl"
 DATA = HERE.parent.parent / "shared" / "data" / "cifar10"
 FLOOR, SHARE = 0.98, 0.8  # of the target; of the average random network
+SEARCHING = {"batch_size": 128, "warmup_lr": 0.05, "search_lr": 0.025}
 TRAINING = {"batch_size": 128, "train_steps": 1000, "train_lr": 0.1}
 
 
@@ -77,7 +78,7 @@ def find(
     row = log.get(what)
     if row is None:
         began = time.perf_counter()
-        recipe = for_data(len(data.train) + len(data.validation), batch_size=128, train_steps=0, **steps)
+        recipe = for_data(len(data.train) + len(data.validation), train_steps=0, **SEARCHING, **steps)
         options = Options(seed, floor=FLOOR)
         result = search_data(space, load_predictor(PREDICTOR), data, target_s=target_s, recipe=recipe, options=options)
         row = log.add(
@@ -143,7 +144,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "space": space.name,
         "target_us": target_s * 1e6,
         "training": TRAINING,
-        "search": steps,
+        "search": SEARCHING | steps,
         "networks_found": [{"indices": list(i), "us": costs.network_s(i) * 1e6, "search_s": s} for i, s in finds],
         "random_us": [[costs.network_s(i) * 1e6 for i in networks[seed]] for seed in seeds],
         "random_accuracies": randoms,

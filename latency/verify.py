@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from latency.console import Report, Ui, ms, parser, run
+from latency.console import Ui, ms, parser, run
 from latency.targets import add_device_arguments, target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from devices.base import Device
+    from devices.base import Device, Session
     from latency.disagree import Block, Gap, Verdict
-    from latency.measure import Measurement, Policy
+    from latency.measure import Policy
     from latency.ops import Op
     from latency.predictor import LatencyPredictor
 
@@ -46,12 +44,28 @@ def verify(
     Raises UnsupportedOp before anything is timed.
     """
     from latency.disagree import Block, Verdict
+    from latency.measure import Workload
+    from latency.modules import build
     from latency.space import without_identities
+    from latency.timing import network_workloads, time_together
 
     predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     f_s, f_std_s = predictor.predict_s(alone, return_std=True)
-    found, nodes = _time(networks, alone, device, policy, ui.progress, ui.warn, seed, blocks_of)
+    todo = network_workloads(networks)
+    todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
+    nodes: dict[str, float] = {}
+
+    def on_failed(key: str, error: Exception | str) -> None:
+        if key in networks:
+            raise UserError(f"{key}: {error}")
+        ui.warn(f"{key} could not be timed alone: {error}")
+
+    def attribute(sessions: Mapping[str, Session]) -> None:
+        if blocks_of and hasattr(sessions[blocks_of], "node_times_s"):
+            nodes.update(sessions[blocks_of].node_times_s(NODE_LOOPS))  # type: ignore[attr-defined]
+
+    found = time_together(todo, device, policy, ui.progress, seed, on_failed, attribute)
     verdicts = [
         Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
     ]
@@ -66,78 +80,6 @@ def verify(
             low, high = taken.ci_s
             blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, (high - low) / 2 / 1.96))
     return verdicts, blocks
-
-
-def measure_networks(
-    networks: dict[str, tuple[Op, ...]],
-    device: Device,
-    policy: Policy,
-    progress: Callable[[str], AbstractContextManager[Report]],
-    seed: int = 0,
-) -> dict[str, Measurement]:
-    """Time `networks` (name -> ops) together, in rounds. `progress(title)` gives what is told how far it is.
-
-    Raises UserError naming the network that cannot be built or timed.
-    """
-    return _time(networks, [], device, policy, progress, lambda _: None, seed, None)[0]
-
-
-def _time(
-    networks: dict[str, tuple[Op, ...]],
-    alone: Sequence[Op],
-    device: Device,
-    policy: Policy,
-    progress: Callable[[str], AbstractContextManager[Report]],
-    warn: Callable[[str], None],
-    seed: int,
-    nodes_of: str | None,
-) -> tuple[dict[str, Measurement], dict[str, float]]:
-    """(measurements of `networks` by name and of the ops `alone` by text; seconds of the nodes of one network)."""
-    from latency.measure import Progress, Workload, prepare, run_rounds
-    from latency.modules import build, build_network
-    from latency.space import without_identities
-
-    todo = [
-        Workload(
-            name,
-            "network",
-            lambda ops=ops: build_network(without_identities(ops)),  # type: ignore[misc]
-            ops[0].input_shape,
-        )
-        for name, ops in networks.items()
-    ]
-    todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
-    found: dict[str, Measurement] = {}
-    nodes: dict[str, float] = {}
-    with progress("preparing") as report:
-        sessions, failed = prepare(device, todo, report)
-
-    def on_failed(key: str, error: Exception | str) -> None:
-        if key in networks:
-            raise UserError(f"{key}: {error}")
-        warn(f"{key} could not be timed alone: {error}")
-
-    try:
-        for key, why in failed.items():
-            on_failed(key, why)
-        with progress("timing") as report:
-            run_rounds(
-                sessions,
-                [w for w in todo if w.key in sessions],
-                policy,
-                random.Random(seed),
-                Progress(),
-                report=report,
-                on_round=lambda *_: None,
-                on_done=lambda m: found.update({m.key: m}),
-                on_failed=on_failed,
-            )
-        if nodes_of and hasattr(sessions[nodes_of], "node_times_s"):
-            nodes = sessions[nodes_of].node_times_s(NODE_LOOPS)  # type: ignore[attr-defined]
-    finally:
-        for session in sessions.values():
-            session.close()
-    return found, nodes
 
 
 def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) -> dict[Op, float]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from search import distributed
+from search.batchnorm import apart
 from search.state import SearchState
 from search.supernet import only_alpha
 
@@ -38,16 +40,18 @@ def evaluate(state: SearchState, networks: Sequence[Sequence[int]], batch: Batch
     """(cross-entropy (M,), accuracy (M,)) of `networks`, with shared weights, on one and the same batch.
 
     Batch norm normalises by the batch and leaves its statistics alone: those of the supernet are a mix of all paths.
+    Of several processes, each judges its share of the networks on the whole batch.
     """
-    images, labels = batch
-    losses, accuracies = [], []
+    images, labels = distributed.whole(*batch)
+    judged_M2 = torch.zeros(len(networks), 2, dtype=torch.float64)
     state.supernet.train()
-    with torch.no_grad(), only_alpha(state.supernet):
-        for network in networks:
-            logits = state.supernet(images, network)
-            losses.append(functional.cross_entropy(logits, labels))
-            accuracies.append((logits.argmax(1) == labels).double().mean())
-    return torch.stack(losses).double().cpu(), torch.stack(accuracies).cpu()
+    with torch.no_grad(), only_alpha(state.supernet), apart(state.supernet):
+        for index in distributed.share(range(len(networks))):
+            logits = state.supernet(images, networks[index])
+            judged_M2[index, 0] = functional.cross_entropy(logits, labels)
+            judged_M2[index, 1] = (logits.argmax(1) == labels).double().mean()
+    judged_M2 = distributed.total(judged_M2)
+    return judged_M2[:, 0], judged_M2[:, 1]
 
 
 def put_in_force(state: SearchState, network: Sequence[int]) -> None:

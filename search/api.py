@@ -19,7 +19,7 @@ import torch
 from devices.errors import did_you_mean
 from latency.console import Ui
 from latency.space import SearchSpace
-from search import strategies, tensorboard
+from search import distributed, rundir, strategies, tensorboard
 from search.budgets import Budget
 from search.candidates import open_device
 from search.compute import PLAIN, Compute
@@ -28,9 +28,10 @@ from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
-from search.pipeline import Pipeline, Result
+from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
+from search.result import Result
 from search.rundir import RunDir
 from search.state import loss_of
 from search.strategies import Strategy
@@ -43,9 +44,10 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
     timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
+    `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
     """
 
@@ -63,6 +65,7 @@ class Options:
     top_k: int = 5
     verify_on: str | None = None
     reference: bool = False
+    sync_bn: bool = True
 
     def __post_init__(self) -> None:
         if self.tensorboard:
@@ -164,25 +167,32 @@ def search_plan(
     overwrite: bool = False,
     ui: Ui | None = None,
 ) -> Result:
-    """`search_data` under budgets already made and checked: `search.targets.make_plan`."""
+    """`search_data` under budgets already made and checked: `search.targets.make_plan`.
+
+    Under torchrun all processes call this alike (after `distributed.begin`); process 0 alone touches `run_dir`.
+    """
     options = options or Options()
     given = strategies.load(options.strategy, options.strategy_options)
     strategy: Strategy = Reference(space) if options.reference else given
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
+    for what, split in (("training", data.train), ("search-validation", data.validation)):
+        distributed.check_batch(recipe.batch_size, len(split), what)
     loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
     if options.reference:
         require_milliseconds(plan)
         loss = PaperLoss(plan.target_s)
-    if options.verify_on is not None:
+    if options.verify_on is not None and distributed.rank() == 0:
         with open_device(options.verify_on):
             pass  # there, before the search is paid for
-    check_images(space.architecture([0] * len(space.choices)).ops, data.image_shape, f"space '{space.name}'")
+    chain = space.architecture([0] * len(space.choices)).ops
+    check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
-        run = RunDir(Path(run_dir) if run_dir is not None else Path(scratch))
+        keep = run_dir is not None and distributed.rank() == 0
+        run = RunDir(Path(run_dir) if run_dir is not None and keep else Path(scratch))
         config = make_config(space, plan, data, recipe, options)
-        differing = run.begin(config, resume=resume, overwrite=overwrite)
+        differing, resume = distributed.first(lambda: _begin(run, config, resume, overwrite))
         if differing and ui is not None:
             ui.warn(f"resumed under other conditions, so not bit for bit: {'; '.join(differing)}")
         pipeline = Pipeline(
@@ -202,11 +212,20 @@ def search_plan(
             compute=options.compute,
             tflite=options.tflite,
             save_every_s=options.save_every_s,
-            keep=run_dir is not None,
+            keep=keep,
             ui=ui,
+            sync_bn=options.sync_bn,
         )
-        with tensorboard.events(run) if options.tensorboard else nullcontext():
+        with tensorboard.events(run) if options.tensorboard and distributed.rank() == 0 else nullcontext():
             return pipeline.run_all(resume)
+
+
+def _begin(run: RunDir, config: dict[str, Any], resume: bool, overwrite: bool) -> tuple[list[str], bool]:
+    """(differences worth a warning, whether the run goes on). Processes that torchrun restarted go on, whatever was
+    asked of them at first."""
+    if distributed.restarted() and (run.path / rundir.CONFIG).is_file():
+        resume, overwrite = True, False
+    return run.begin(config, resume=resume, overwrite=overwrite), resume
 
 
 def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -235,7 +254,9 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "threads": torch.get_num_threads(),
         "cpu": platform.machine(),
         "device": options.device,
+        **({"processes": distributed.world()} if distributed.world() > 1 else {}),
     }
+    apart = {} if options.sync_bn else {"batch_norms_apart_in": distributed.world()}
     changed = options.compute.changed()
     return {
         "schema": 1,
@@ -251,6 +272,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
         "recipe": dataclasses.asdict(recipe),
         **more,
         "machine": machine,
+        **apart,
         **({"compute": changed} if changed else {}),
     }
 

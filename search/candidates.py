@@ -95,7 +95,7 @@ def measured(
 ) -> list[Candidate]:
     """The candidates with the time that each takes on the device: all together, in interleaved rounds."""
     from latency.measure import Policy
-    from latency.verify import measure_networks
+    from latency.timing import measure_networks
 
     networks = {str(i): space.architecture(c.indices).ops for i, c in enumerate(candidates)}
     found = measure_networks(networks, device, Policy(target=TARGET_CI, budget_s=TIMING_S), progress, seed)

@@ -20,6 +20,7 @@ import torch
 from devices.errors import UserError
 
 SCHEMA = 1
+ONE_REQUEST_S = 1.0  # signals this near each other are one: torchrun passes on the Ctrl-C that its processes also get
 
 
 class CheckpointError(UserError):
@@ -174,17 +175,18 @@ class Saver:
     write: Callable[[], None]
     interval_s: float
     advice: str = ""
+    asked: int = 0  # the signal that came
     _last: float = field(default_factory=time.monotonic)
-    _asked: int = 0
+    _asked_at: float = 0.0
 
     def tick(self) -> None:
         """Save where it is time. Raises KeyboardInterrupt or Terminated, after saving, where a stop was asked for."""
-        if self._asked or time.monotonic() - self._last >= self.interval_s:
+        if self.asked or time.monotonic() - self._last >= self.interval_s:
             self.write()
             self._last = time.monotonic()
-        if self._asked == signal.SIGINT:
+        if self.asked == signal.SIGINT:
             raise KeyboardInterrupt(self.advice)
-        if self._asked == signal.SIGTERM:
+        if self.asked == signal.SIGTERM:
             raise Terminated(self.advice)
 
     @contextmanager
@@ -195,9 +197,10 @@ class Saver:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._asked:
+            if not self.asked:
+                self.asked, self._asked_at = number, time.monotonic()
+            elif time.monotonic() - self._asked_at > ONE_REQUEST_S:
                 raise KeyboardInterrupt("stopped at once; the last checkpoint stands")
-            self._asked = number
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -16,6 +16,7 @@ import torch
 from latency.console import ms
 from search.costs import Costs
 from search.derive import EXACT, BudgetError, knapsack, tilted
+from search.knapsack import Bound
 
 Network = tuple[int, ...]
 TRIES = 50  # of a proposal to land within the budget and be new, before something else is proposed
@@ -53,8 +54,8 @@ class Room:
     draw: Callable[[np.random.Generator], Network]
 
 
-def room_within(costs: Costs, low_s: float, high_s: float) -> Room:
-    """The networks of low_s <= latency <= high_s; of latency <= high_s where there are none.
+def room_within(costs: Costs, low_s: float, high_s: float, others: Sequence[Bound] = ()) -> Room:
+    """The networks of low_s <= latency <= high_s within `others`; of latency <= high_s where there are none.
 
     Draws come from `tilted`, without favour among networks of the same latency. Where the bounds leave so few that
     they are not hit, the knapsack with random scores finds one of them. Raises BudgetError where there is no network.
@@ -62,21 +63,21 @@ def room_within(costs: Costs, low_s: float, high_s: float) -> Room:
     limit_s = high_s * (1 - EXACT)
     if costs.network_s(costs.fastest) > limit_s:
         raise BudgetError(f"no network runs in {ms(high_s)}: the fastest takes {ms(costs.network_s(costs.fastest))}")
-    if knapsack(np.zeros_like(costs.cost_LK), costs, low_s, limit_s) is None:
+    if knapsack(np.zeros_like(costs.cost_LK), costs, low_s, limit_s, others=others) is None:
         low_s = 0.0
     margin_s = (high_s - low_s) / 4
     mean_s = min(max(costs.expected_s(costs.uniform_LK), low_s + margin_s), high_s - margin_s)
     p_LK = tilted(costs, mean_s)
 
     def fits(network: Network) -> bool:
-        return low_s <= costs.network_s(network) <= limit_s
+        return low_s <= costs.network_s(network) <= limit_s and all(bound.holds(network) for bound in others)
 
     def draw(rng: np.random.Generator) -> Network:
         for _ in range(TRIES):
             network = draw_one(p_LK, rng)
             if fits(network):
                 return network
-        found = knapsack(rng.gumbel(size=p_LK.shape), costs, low_s, limit_s)
+        found = knapsack(rng.gumbel(size=p_LK.shape), costs, low_s, limit_s, others=others)
         assert found is not None, "there was one when the room was made"
         return found
 

@@ -15,9 +15,8 @@ MEMBERS = "members"  # in state.memory: [[network, total, count], ...], best fir
 
 
 def room_of(state: SearchState) -> Room:
-    """The networks that derivation would accept: within the target and, where there are such, above its floor."""
-    costs = state.supernet.costs()
-    return room_within(costs, state.floor * state.target_s, state.target_s)
+    """The networks that derivation would accept: within all budgets and, where there are such, above the floor."""
+    return room_within(state.plan.costs, state.floor * state.target_s, state.target_s, state.plan.others)
 
 
 def rng_of(state: SearchState, stream: str) -> np.random.Generator:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from search import distributed
 from search.augment import RESIZED, Augmentation, augment, crop_draws
 from search.split import Decodes, Indices, Split, as_float
 
@@ -17,7 +18,7 @@ class Loader:
     """An endless pass over a split. `batch(step)` is a function of (split, size, seed, stream, step) alone.
 
     Each epoch is a permutation of its own; what does not fill a batch is left out. A split smaller than `size` is the
-    batch.
+    batch. Of several processes (torchrun), each reads and gets its part.
     Where images are decoded, the next batch is read while this one is used: the next by the distance of the last two
     steps asked for. What was read ahead and is not asked for is thrown away.
     """
@@ -46,8 +47,17 @@ class Loader:
         x, y = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         x = as_float(x)
         if self.how is not None:
-            x = augment(x, self.how, self.seed, self.stream, step)
+            x = self._augmented(x, step)
         return (x, y) if self._finish is None else self._finish(x, y)
+
+    def _augmented(self, x: torch.Tensor, step: int) -> torch.Tensor:
+        how, mine = self.how, distributed.slice_of(self.size)
+        assert how is not None
+        if len(x) == self.size:
+            return augment(x, how, self.seed, self.stream, step)
+        whole = x.new_zeros(self.size, *x.shape[1:])  # draws are those of the batch that all processes have together
+        whole[mine] = x
+        return augment(whole, how, self.seed, self.stream, step)[mine]
 
     def _read_or_wait(self, step: int) -> Batch:
         if self._ahead is None:
@@ -67,7 +77,8 @@ class Loader:
         positions = self._order[1][position * self.size : (position + 1) * self.size]
         resized = self.how is not None and self.how.kind == RESIZED
         draws = crop_draws(len(positions), self.seed, self.stream, step) if resized else None
-        images, labels = self.split.batch(positions, draws)
+        mine = distributed.slice_of(len(positions))
+        images, labels = self.split.batch(positions[mine], draws if draws is None else draws[mine])
         if self.device.type == "cuda":
             images, labels = images.pin_memory(), labels.pin_memory()
         return images, labels

@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from devices.base import DeviceError
-from latency.console import Report, Ui, ms
+from latency.console import Report, Ui, ms, quiet
 from latency.files import write_atomically
 from latency.modules import build_network
-from latency.space import Architecture, SearchSpace, for_classes
-from search import checkpoint, rundir
+from latency.space import SearchSpace, for_classes
+from search import checkpoint, distributed, rundir
+from search.batchnorm import in_step, together
 from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
 from search.compute import PLAIN, Compute
-from search.costs import Floats
 from search.data import Data
 from search.derive import random_of_equal_latency
 from search.divergence import Diverged
-from search.formats import ExportError, export, export_network
+from search.formats import export_if_possible, export_network
+from search.lean import lean
 from search.objective import LossForm
+from search.phase import Phase, run_phase
 from search.ranking import supernet_accuracies
 from search.recipe import Recipe
+from search.result import Result
+from search.resume import load_run
 from search.rng import derive_seed
-from search.rundir import RunDir
+from search.rundir import RunDir, space_row
 from search.state import start
 from search.strategies import Strategy
 from search.targets import Plan
-from search.trainer import Phase, SearchPhase, TrainPhase, accuracy, run_phase
+from search.trainer import SearchPhase, TrainPhase, accuracy
 
 FOUND, RANDOM = "train_found", "train_random"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. Accuracies are shares of the test images; `probs_LK` are the final probabilities.
-
-    `budgets` says of each budget name, unit, limit and cost; `measured_s` is there where the network was timed.
-    """
-
-    architecture: Architecture
-    random_architecture: Architecture
-    target_s: float
-    predicted_s: float
-    random_predicted_s: float
-    expected_s: float
-    in_window: bool
-    test_accuracy: float
-    random_test_accuracy: float
-    probs_LK: Floats
-    network: nn.Module
-    measured_s: float | None
-    budgets: list[dict[str, Any]]
 
 
 class Pipeline:
@@ -83,12 +62,14 @@ class Pipeline:
         save_every_s: float,
         keep: bool,
         ui: Ui | None,
+        sync_bn: bool = True,
     ) -> None:
+        """Of several processes, all have the same arguments but for `run`, `keep` and `ui`: see search_plan."""
         self.space, self.plan, self.data, self.recipe, self.loss = space, plan, data, recipe, loss
         self.costs, self.target_s = plan.costs, plan.target_s
         self.strategy, self.run, self.seed, self.floor, self.device = strategy, run, seed, floor, device
         self.top_k, self.verify_on, self.reference = top_k, verify_on, reference
-        self.keep, self.ui, self.compute, self.tflite = keep, ui, compute, tflite
+        self.keep, self.ui, self.compute, self.tflite, self.sync_bn = keep, ui, compute, tflite, sync_bn
         self._results: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._found_weights: dict[str, torch.Tensor] | None = None
@@ -104,11 +85,12 @@ class Pipeline:
 
     def run_all(self, resume: bool) -> Result:
         """All stages. Raises Diverged, CheckpointError, ExportError, DeviceError; KeyboardInterrupt once saved."""
-        if resume and checkpoint.exists(self.run.checkpoint):
-            self._load()
+        saved = distributed.first(lambda: load_run(self.run, self._warn) if resume else None)
+        if saved is not None:
+            self._go_on(saved)
         else:
             self.run.truncate_metrics(0)
-            self._write(self._space_row())
+            self._write(space_row(self.space, self.costs))
         with self._saver.listening():
             if not self._results.keys() & {"candidates", "indices"}:
                 self._search()
@@ -154,13 +136,17 @@ class Pipeline:
             "probs": probs_LK.tolist(),
         }
 
-    def _choose(self) -> None:
+    def _candidates(self) -> list[Candidate]:
         found = [Candidate.from_dict(row) for row in self._results["candidates"]]
-        if self.verify_on is not None:
-            self._phase = None
-            self._save()  # the search is done, whatever becomes of the device
-            with open_device(self.verify_on) as device:
-                found = measured(found, self.space, device, self._progress, self.seed)
+        if self.verify_on is None:
+            return found
+        self._phase = None
+        self._save()  # the search is done, whatever becomes of the device
+        with open_device(self.verify_on) as device:
+            return measured(found, self.space, device, self._progress, self.seed)
+
+    def _choose(self) -> None:
+        found = distributed.first(self._candidates)
         chosen, notes = choose(found, self.target_s)
         rng = np.random.default_rng(derive_seed(self.seed, "random network"))
         budget_s = max(self.target_s, chosen.predicted_s)  # an argmax of --reference may lie above the target
@@ -201,7 +187,7 @@ class Pipeline:
             size = "x".join(map(str, shape))
             self._say(f"{self.run.path / rundir.NETWORK}: {size}, onnxruntime agrees with torch to {deviation:.0e}")
             if self.tflite:
-                self._say(self._write_tflite(network))
+                self._say(export_if_possible(network, shape, self.run.path / rundir.TFLITE))
         if not self._results.get("finished"):
             done = {k: v for k, v in self._results.items() if k != "probs"}
             self._write({"phase": "done", "target_s": self.target_s, **done})
@@ -212,15 +198,6 @@ class Pipeline:
 
             write_report(self.run.path)
         return self.result(network)
-
-    def _write_tflite(self, network: nn.Module) -> str:
-        """Write network.tflite, or say why not: a search that is done does not fail for it."""
-        path = self.run.path / rundir.TFLITE
-        try:
-            made = export(network, self.space.input_shape, path)
-        except (DeviceError, ExportError) as error:
-            return f"no {rundir.TFLITE}: {error}"
-        return f"{path}: LiteRT agrees with torch to {made.deviation:.0e}"
 
     def result(self, network: nn.Module) -> Result:
         """The results so far as a `Result`."""
@@ -251,6 +228,9 @@ class Pipeline:
 
     def _run(self, name: str, phase: Phase) -> None:
         self._phase = name, phase
+        lean(phase.module)
+        if self.sync_bn:
+            together(phase.module)
         if self._resumed.get("phase") == name:
             try:
                 phase.load_state_dict(self._resumed["state"])
@@ -263,7 +243,13 @@ class Pipeline:
         elif self.keep and name != "search":
             self._save()
         with self._progress(name.replace("_", " ")) as report:
-            run_phase(phase, self._write, self._saver.tick, report)
+            run_phase(phase, self._write, self._tick, report)
+
+    def _tick(self) -> None:
+        assert self._phase is not None
+        name, phase = self._phase
+        self._saver.asked = in_step(phase.module, self._saver.asked, f"step {phase.step - 1} of {name}", self.sync_bn)
+        self._saver.tick()
 
     def _save(self) -> None:
         if not self.keep:
@@ -285,20 +271,9 @@ class Pipeline:
             },
         )
 
-    def _load(self) -> None:
-        self._resumed, warning = checkpoint.load_newest(self.run.checkpoint)
-        self._warn(warning)
-        try:
-            self._results = dict(self._resumed["results"])
-            self._found_weights = self._resumed["found_weights"]
-            self._metrics_bytes = int(self._resumed["metrics_bytes"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise checkpoint.CheckpointError(
-                f"{self.run.checkpoint} lacks {error}; start again with --overwrite"
-            ) from None
-        if not self.run.truncate_metrics(self._metrics_bytes):
-            self._warn(f"{self.run.path / rundir.METRICS} lacks rows from before the checkpoint: the report will too")
-            self._metrics_bytes = (self.run.path / rundir.METRICS).stat().st_size
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        self._resumed, self._metrics_bytes = saved, saved["metrics_bytes"]
+        self._results, self._found_weights = dict(saved["results"]), saved["found_weights"]
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics_bytes = self.run.append(row)
@@ -308,33 +283,13 @@ class Pipeline:
             text = self.space.architecture(self._results[key]).to_json()
             write_atomically(self.run.path / name, text.encode())
 
-    def _space_row(self) -> dict[str, Any]:
-        blocks = [
-            {"name": c.name, "candidates": list(map(str, c.candidates)), "cost_s": costs[: len(c.candidates)]}
-            for c, costs in zip(self.space.choices, self.costs.cost_LK.tolist(), strict=True)
-        ]
-        return {
-            "phase": "space",
-            "blocks": blocks,
-            "fixed_s": self.costs.fixed_s,
-            "uniform_s": self.costs.expected_s(self.costs.uniform_LK),
-            **(
-                {"layout": [s if isinstance(s, int) else str(s) for s in self.space.layout]}
-                if self.space.layout
-                else {}
-            ),
-        }
-
     def _say(self, text: str) -> None:
         if self.ui is not None:
             self.ui.say(text)
 
-    def _warn(self, text: str | None) -> None:
-        if text is not None and self.ui is not None:
+    def _warn(self, text: str) -> None:
+        if self.ui is not None:
             self.ui.warn(text)
 
     def _progress(self, title: str) -> AbstractContextManager[Report]:
-        if self.ui is not None:
-            return self.ui.progress(title)
-        silent: Callable[[float, float, str], None] = lambda done, total, note: None  # noqa: E731
-        return nullcontext(silent)
+        return nullcontext(quiet) if self.ui is None else self.ui.progress(title)

@@ -37,15 +37,16 @@ def supernet_accuracies(
 
 def _accuracy(supernet: Supernet, network: Sequence[int], batches: Sequence[torch.Tensor], split: Split) -> float:
     positions = range(0, len(split), -(-len(split) // IMAGES))
-    right = 0
+    right = seen = 0
     with torch.no_grad(), own_statistics(supernet):
         for x in batches:
             supernet(x, network)
         supernet.eval()
         for first in range(0, len(positions), BATCH):
             x, y = split.fetch(positions[first : first + BATCH])
+            seen += len(y)  # corrupt images are left out
             right += int((supernet(x.to(supernet.alpha_LK.device), network).argmax(1).cpu() == y).sum())
-    return right / len(positions)
+    return right / max(seen, 1)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from devices.errors import UserError
 from latency.console import ms
 from latency.ops import Zero
 from latency.space import SearchSpace
-from search import gates
+from search import distributed, gates
 from search.alpha import descend
 from search.objective import expected_latency_s
 from search.paths import along_sampled
@@ -86,7 +86,7 @@ class Reference:
             loss = functional.cross_entropy(supernet.forward_pair(images, pair_L2, gates_L2), labels)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        value = float(distributed.mean(loss.detach()))
         learns_L1 = torch.tensor([[not self.zeros[block][i]] for block, i in enumerate(pair_L2[:, 0].tolist())])
         pair_L2, learns_L1 = pair_L2.to(alpha_LK.device), learns_L1.to(alpha_LK.device)
         old_L2 = alpha_LK.detach().gather(1, pair_L2)
@@ -95,7 +95,7 @@ class Reference:
         expected_s = float(expected_latency_s(torch.where(single_L1, 0.5, probs_L2), cost_L2, state.fixed_C[0]))
         factor = loss_form.factor(expected_s)
         slope = factor * loss_form.slopes(value, [expected_s])[0]
-        task_L2 = torch.zeros_like(old_L2) if gates_L2.grad is None else gates_L2.grad.to(old_L2)
+        task_L2 = torch.zeros_like(old_L2) if gates_L2.grad is None else distributed.mean(gates_L2.grad).to(old_L2)
         grad_L2 = gates.softmax_vjp(probs_L2, factor * task_L2 + slope * cost_L2) * learns_L1
 
         descend(state, torch.zeros_like(alpha_LK).scatter_(1, pair_L2, grad_L2))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from search import distributed
 from search.rng import generator
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
@@ -28,7 +29,9 @@ class Dropout:
         if not module.training:
             return None
         (x,) = inputs
-        kept = torch.rand(x.shape, generator=generator(self.seed, "dropout", self.step)) >= self.share
+        n = len(x) * distributed.world()  # of several processes, each its part of what one would draw
+        draws = torch.rand(n, *x.shape[1:], generator=generator(self.seed, "dropout", self.step))
+        kept = draws[distributed.slice_of(n)] >= self.share
         return (x * kept.to(x) / (1 - self.share),)
 
 

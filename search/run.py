@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from search.budget_options import add_budget_arguments, default_name, make_run_p
 if TYPE_CHECKING:
     from latency.space import SearchSpace
     from search.targets import Plan
+
+DRY_SIZE = 8  # pixels: of the data a dry run wants to know how many images and classes there are
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,16 @@ class RunConfig:
     floor: float
     save_every_s: float
     torch_device: str
+    sync_bn: bool
+    dry_run: bool
+    memory_gib: float | None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, 2 for a user's error, 130 on Ctrl-C; exits with 143 on SIGTERM."""
+    args = _parser().parse_args(argv)
     try:
-        return run(_work, _parser().parse_args(argv))
+        return run(_work_together if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _work, args)
     except SystemExit as stop:
         if getattr(stop, "advice", ""):
             print(f"terminated: {stop.advice}", file=sys.stderr)  # type: ignore[attr-defined]
@@ -88,10 +95,47 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--tensorboard", action="store_true", help="write event files to runs/NAME/tensorboard too")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
+    made.add_argument(
+        "--sync-bn", action=argparse.BooleanOptionalAction, default=True,
+        help="under torchrun: batch norms over the images of all processes, so that their number does not matter",
+    )  # fmt: skip
+    made.add_argument("--dry-run", action="store_true", help="only tell what the run needs of memory, and ways to less")
+    made.add_argument("--memory-gib", type=float, help="with --dry-run: what there is; by default all of the device's")
     options.add_data(made)
     options.add_recipe(made, options.SEARCHING | options.TRAINING)
     options.add_compute(made)
     return made
+
+
+def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
+    """`_work` in each of the processes that torchrun started. Process 0 speaks; the others say what fails in them."""
+    from search import distributed
+
+    args.torch_device = distributed.begin(args.torch_device)
+    speaking = distributed.rank() == 0
+    try:
+        if speaking:
+            return _work(ui, args)
+        args.json = False
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            ui.console.file = nowhere
+            ui.warn = lambda text: None  # type: ignore[method-assign]
+            _work(ui, args)
+        return None
+    except distributed.Elsewhere:
+        return {"exit_code": 2}
+    except UserError as error:
+        raise UserError(f"process {distributed.rank()}: {error}") from error
+    except KeyboardInterrupt:
+        if speaking:
+            raise
+        return {"exit_code": 130}
+    except SystemExit as stop:
+        if speaking:
+            raise
+        raise SystemExit(stop.code) from None
+    finally:
+        distributed.end()
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
@@ -141,7 +185,7 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         config.torch_device,
         config.save_every_s,
         strategies.parse_options(config.strategy_option),
-        compute,
+        compute=compute,
         tflite=not args.no_tflite,
         tensorboard=args.tensorboard,
         loss=config.loss,
@@ -149,8 +193,12 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         top_k=config.top_k,
         verify_on=config.verify_on,
         reference=config.reference,
+        sync_bn=config.sync_bn,
     )
     strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
+    image_size = args.image_size
+    if config.dry_run:
+        args.image_size = min(image_size, DRY_SIZE)
     data = options.data_of(args, ui, channels=space.input_shape[1], seed=config.seed)
     recipe = for_data(
         len(data.train) + len(data.validation),
@@ -159,6 +207,14 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         device=config.torch_device,
         **options.recipe_of(args),
     )
+    if config.dry_run:
+        from search.dry_run import dry_run
+        from search.estimate import Setting
+
+        setting = Setting(space, len(data.classes), (space.input_shape[1], image_size, image_size), compute)
+        optimizer = "momentum" if recipe.momentum else "sgd"
+        strategy = strategies.canonical(config.strategy)
+        return dry_run(ui, setting, recipe.batch_size, optimizer, strategy, config.memory_gib, config.torch_device)
     run_dir = config.runs / (config.name or default_name(plan, space.name))
     ui.say(options.data_line(data))
     ui.say(
@@ -179,11 +235,12 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         overwrite=config.overwrite,
         ui=ui,
     )
+    timed = "" if result.measured_s is None else f", measured {ms(result.measured_s)}"
     ui.table(
         f"{run_dir}: target {ms(plan.target_s)}",
         ["network", "predicted", "test accuracy"],
         [
-            ["found", ms(result.predicted_s), f"{result.test_accuracy:.1%}"],
+            ["found", ms(result.predicted_s) + timed, f"{result.test_accuracy:.1%}"],
             ["random, equal latency", ms(result.random_predicted_s), f"{result.random_test_accuracy:.1%}"],
         ],
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 from devices.errors import UserError
 from latency.files import read_json, write_atomically, write_json
+from latency.space import SearchSpace
+from search.costs import Costs
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 BEFORE = "checkpoint_before.pt"
@@ -156,3 +158,18 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def space_row(space: SearchSpace, costs: Costs) -> dict[str, Any]:
+    """The first row of metrics.jsonl: what there is to choose from and what it costs."""
+    blocks = [
+        {"name": c.name, "candidates": list(map(str, c.candidates)), "cost_s": costs_K[: len(c.candidates)]}
+        for c, costs_K in zip(space.choices, costs.cost_LK.tolist(), strict=True)
+    ]
+    row = {
+        "phase": "space",
+        "blocks": blocks,
+        "fixed_s": costs.fixed_s,
+        "uniform_s": costs.expected_s(costs.uniform_LK),
+    }
+    return row | ({"layout": [s if isinstance(s, int) else str(s) for s in space.layout]} if space.layout else {})

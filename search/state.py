@@ -32,7 +32,7 @@ class SearchState:
     weight_optimizer: torch.optim.SGD
     alpha_optimizer: torch.optim.Adam
     loss: LossForm
-    target_s: float
+    plan: Plan
     seed: int
     cost_CLK: torch.Tensor
     fixed_C: torch.Tensor
@@ -41,6 +41,11 @@ class SearchState:
     search_steps: int = 1
     floor: float = FLOOR
     memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def target_s(self) -> float:
+        """The latency target."""
+        return self.plan.target_s
 
     @property
     def progress(self) -> float:
@@ -120,7 +125,7 @@ def start(
         sgd(supernet, recipe, skip=("alpha_LK",)),
         alpha_optimizer,
         loss,
-        plan.target_s,
+        plan,
         seed,
         torch.stack([torch.from_numpy(budget.costs.cost_LK.copy()) for budget in plan.budgets]).to(device),
         torch.tensor([budget.costs.fixed_s for budget in plan.budgets], dtype=torch.float64, device=device),

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from latency.console import Report
 from latency.modules import build_network
 from latency.ops import Op
 from latency.space import for_classes
-from search import watch
+from search import distributed, watch
 from search.alpha import WITHOUT_MULTIPLIER, Batch
 from search.compute import PLAIN, Compute, Engine
 from search.data import Data, Indices, Split
@@ -33,46 +32,6 @@ from search.state import SearchState, sgd
 from search.strategies import Strategy
 
 SNAPSHOTS = 100  # how often probabilities are written down in one search
-
-
-class Phase(Protocol):
-    """A loop that can stop between any two steps and go on."""
-
-    @property
-    def step(self) -> int:
-        """Steps made."""
-        ...
-
-    @property
-    def total(self) -> int:
-        """Steps in all."""
-        ...
-
-    @property
-    def advice(self) -> str:
-        """What to do where the loss is no number."""
-        ...
-
-    def advance(self) -> dict[str, Any]:
-        """Make one step; returns its row for metrics.jsonl. Raises Diverged."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers to go on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        ...
-
-
-def run_phase(phase: Phase, write: Callable[[dict[str, Any]], None], tick: Callable[[], None], report: Report) -> None:
-    """Advance to the end: `write` each row, then `tick`, which may save or raise to stop."""
-    while phase.step < phase.total:
-        row = phase.advance()
-        write(row)
-        report(phase.step, phase.total, f"{row['phase']} loss {row['loss']:.3f}")
-        tick()
 
 
 def weight_step(
@@ -90,9 +49,10 @@ def weight_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(forward(), labels, label_smoothing=recipe.label_smoothing)
-    value = float(loss.detach())
+    value = float(distributed.mean(loss.detach()))
     require_finite(value, where, advice)
     engine.backward(loss)
+    distributed.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
     engine.update(optimizer, recipe.clip_norm)
     return value
 
@@ -130,6 +90,11 @@ class SearchPhase:
     def advice(self) -> str:
         """What to do where the loss is no number."""
         return lower(self.recipe, "warmup_lr" if self.state.step < self.recipe.warmup_steps else "search_lr")
+
+    @property
+    def module(self) -> nn.Module:
+        """The supernet."""
+        return self.state.supernet
 
     def advance(self) -> dict[str, Any]:
         """One weight step, and the alpha step that is due after it."""
@@ -251,6 +216,11 @@ class TrainPhase:
         """What to do where the loss is no number."""
         return lower(self.recipe, "train_lr")
 
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.network
+
     def advance(self) -> dict[str, Any]:
         """One weight step."""
         x, y = self._loader.batch(self.step)
@@ -304,12 +274,13 @@ def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: 
     """
     was_training = network.training
     network.eval()
-    right = seen = 0
+    right_seen, mine = torch.zeros(2), distributed.share(range(len(split)))
     with torch.no_grad():
-        for first in range(0, len(split), batch_size):
-            x, y = split.fetch(range(first, min(first + batch_size, len(split))))
-            seen += len(y)
+        for first in range(0, len(mine), batch_size):
+            x, y = split.fetch(mine[first : first + batch_size])
             if len(y):
-                right += int((network(x.to(device)).argmax(1).cpu() == y).sum())
+                right = (network(x.to(device)).argmax(1).cpu() == y).sum()
+                right_seen += torch.stack([right, torch.tensor(len(y))])
     network.train(was_training)
-    return right / max(seen, 1)
+    right_seen = distributed.total(right_seen)
+    return int(right_seen[0]) / max(int(right_seen[1]), 1)

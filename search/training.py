@@ -20,9 +20,10 @@ from search.data import Data
 from search.divergence import Diverged
 from search.formats import export
 from search.images import check_images
+from search.phase import run_phase
 from search.recipe import Recipe
 from search.rundir import RunDir
-from search.trainer import TrainPhase, accuracy, run_phase
+from search.trainer import TrainPhase, accuracy
 from search.weights import save_weights
 
 PHASE = "train"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from search.alpha import Batch, evaluate
-from search.derive import derive
+from search.derive import derive_top
 from search.objective import entropies
 from search.state import SearchState
 
@@ -28,10 +28,13 @@ def glance(state: SearchState, batch: Batch) -> dict[str, Any]:
     supernet = state.supernet
     with torch.no_grad():
         log_p_LK = torch.log_softmax(supernet.logits(), dim=1).cpu().numpy()
-    costs = supernet.costs()
-    indices = derive(log_p_LK, costs, state.target_s, state.floor).indices
+    indices = derive_top(log_p_LK, state.plan, state.floor, 1)[0].indices
     _, accuracy = evaluate(state, [indices], batch)
-    return {"indices": list(indices), "predicted_s": costs.network_s(indices), "accuracy": float(accuracy[0])}
+    return {
+        "indices": list(indices),
+        "predicted_s": state.plan.costs.network_s(indices),
+        "accuracy": float(accuracy[0]),
+    }
 
 
 def snapshot(probs_LK: torch.Tensor) -> dict[str, Any]:

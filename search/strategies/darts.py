@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from search import gates
+from search import distributed, gates
 from search.alpha import Batch, descend, latency_gradient
 from search.state import SearchState
 from search.supernet import only_alpha
@@ -36,7 +36,8 @@ class Darts:
             loss = functional.cross_entropy(supernet.forward_mixture(images, probs_LK), labels)
             loss.backward()  # type: ignore[no-untyped-call]
         assert probs_LK.grad is not None
-        return float(loss.detach()), gates.softmax_vjp(probs_LK.detach(), probs_LK.grad)
+        task_LK = gates.softmax_vjp(probs_LK.detach(), distributed.mean(probs_LK.grad))
+        return float(distributed.mean(loss.detach())), task_LK
 
 
 STRATEGY = Darts

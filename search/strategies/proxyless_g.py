@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from search import gates
+from search import distributed, gates
 from search.alpha import Batch, descend, latency_gradient
 from search.paths import along_sampled
 from search.rng import generator
@@ -65,7 +65,7 @@ class ProxylessG:
         pair_L2 = pair_L2.to(alpha_LK.device)
         probs_L2 = torch.softmax(alpha_LK.detach().gather(1, pair_L2), dim=1)
         task_L2 = self._to_alpha(probs_L2, gates_L2.detach().to(probs_L2), _grad(gates_L2).to(probs_L2))
-        return float(loss.detach()), torch.zeros_like(alpha_LK).scatter_(1, pair_L2, task_L2)
+        return float(distributed.mean(loss.detach())), torch.zeros_like(alpha_LK).scatter_(1, pair_L2, task_L2)
 
     def _full(self, state: SearchState, batch: Batch) -> tuple[float, torch.Tensor]:
         supernet = state.supernet
@@ -89,7 +89,7 @@ def full_gate_gradient(state: SearchState, path: list[int], batch: Batch) -> tup
     with only_alpha(state.supernet):  # backward runs candidates too
         loss = functional.cross_entropy(state.supernet.forward_full(images, path, gates_LK), labels)
         _backward(loss)
-    return float(loss.detach()), _grad(gates_LK).to(state.supernet.alpha_LK)
+    return float(distributed.mean(loss.detach())), _grad(gates_LK).to(state.supernet.alpha_LK)
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -98,7 +98,8 @@ def _backward(loss: torch.Tensor) -> None:
 
 
 def _grad(leaf: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    """The gradient over the batch of all processes."""
+    return distributed.mean(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
 
 
 STRATEGY = ProxylessG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from devices.errors import UserError
 from latency.ops import Conv2d, Linear, Op, Zero, mbconv
 from latency.space import Choice, SearchSpace
+from search import run
 from search.costs import Costs, make_costs
 from search.data import Data, InMemory, split_data
 from search.recipe import Recipe
+from tests.conftest import ROOT
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,34 @@ def quick() -> Recipe:
     return Recipe(
         batch_size=16, warmup_steps=4, search_steps=8, train_steps=4, alpha_every=2, alpha_lr=0.1, dual_rate=1.0
     )
+
+
+SPACE_FILE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.search.conftest import make_space
+mine = make_space()
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command with the fake predictor; returns (exit code, stdout, stderr)."""
+    import latency.predictor
+
+    fake = {"fake.pkl": FakePredictor(), "partial.pkl": FakePredictor(unknown="MBConv")}
+    real = latency.predictor.load_predictor
+    monkeypatch.setattr(latency.predictor, "load_predictor", lambda path: fake.get(Path(path).name) or real(path))
+    (tmp_path / "mine.py").write_text(SPACE_FILE)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*more: str, predictor: str = "fake.pkl") -> tuple[int, str, str]:
+        arguments = ["--predictor", predictor, "--space", "mine.py:mine", "--image-size", "8", "--no-tflite", *more]
+        try:
+            code = run.main(arguments)
+        except SystemExit as stop:
+            code = int(str(stop.code))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

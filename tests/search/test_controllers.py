@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from search.controllers import Member, Network, Room, children, draw_one, judged, new_random, room_within
 from search.costs import Costs
 from search.derive import BudgetError
+from search.knapsack import Bound
 from search.strategies import load
 
 
@@ -115,3 +116,16 @@ def test_evolution_and_random_are_options_of_the_same_competition() -> None:
     for wrong in ({"parents": "9"}, {"mutation": "1.5"}, {"offspring": "0"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             load("evolution", wrong)
+
+
+def test_a_room_keeps_every_budget() -> None:
+    rng = np.random.default_rng(3)
+    first, second = (Costs(rng.uniform(0, 1, (8, 4)), np.ones((8, 4), bool), 0.0) for _ in range(2))
+    other = Bound(second, 0.0, second.network_s(second.fastest) * 1.3)
+    high_s = first.expected_s(first.uniform_LK)
+    room = room_within(first, 0.5 * high_s, high_s, [other])
+    drawn = [room.draw(rng) for _ in range(20)]
+    assert len(set(drawn)) > 5
+    assert all(other.holds(network) and first.network_s(network) <= high_s for network in drawn)
+    assert not room.fits(tuple(first.slowest))
+    assert not room.fits(tuple(second.slowest))

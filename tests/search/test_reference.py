@@ -81,7 +81,11 @@ def test_the_step_is_the_two_path_gradient_of_that_loss_and_zero_learns_nothing(
         t_ms = state.target_s * 1e3
         by_ce = 0.2 * (math.log(expected_ms) / math.log(t_ms)) ** 0.3
         by_ms = (
-            0.2 * float(ce) * 0.3 * (math.log(expected_ms) / math.log(t_ms)) ** -0.7 / (expected_ms * math.log(t_ms))
+            0.2
+            * float(ce.detach())
+            * 0.3
+            * (math.log(expected_ms) / math.log(t_ms)) ** -0.7
+            / (expected_ms * math.log(t_ms))
         )
         for block in range(3):
             zero_active = block > 0 and int(pair[block, 0]) == 4

@@ -25,7 +25,7 @@ from search.state import start
 from search.strategies import load
 from search.trainer import SearchPhase, TrainPhase, accuracy, fair_path
 from tests.conftest import ROOT
-from tests.search.conftest import FakePredictor, make_space
+from tests.search.conftest import SPACE_FILE, FakePredictor, make_space
 
 
 def target(costs: Costs) -> float:
@@ -353,37 +353,6 @@ def test_images_that_the_space_cannot_take(predictor: FakePredictor, quick: Reci
         search(narrow, predictor, images(3, 16, 16), images(3, 16, 16), recipe=quick)
 
 
-SPACE_FILE = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.search.conftest import make_space
-mine = make_space()
-"""
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run the command with the fake predictor; returns (exit code, stdout, stderr)."""
-    import latency.predictor
-
-    fake = {"fake.pkl": FakePredictor(), "partial.pkl": FakePredictor(unknown="MBConv")}
-    real = latency.predictor.load_predictor
-    monkeypatch.setattr(latency.predictor, "load_predictor", lambda path: fake.get(Path(path).name) or real(path))
-    (tmp_path / "mine.py").write_text(SPACE_FILE)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*more: str, predictor: str = "fake.pkl") -> tuple[int, str, str]:
-        arguments = ["--predictor", predictor, "--space", "mine.py:mine", "--image-size", "8", "--no-tflite", *more]
-        try:
-            code = run.main(arguments)
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_the_command(cli, tmp_path: Path) -> None:
     code, out, err = cli("--json", "--steps", "6", "--train-steps", "3", "--name", "r")
     assert code == 0, err
@@ -459,7 +428,7 @@ def test_the_command_under_several_budgets(cli, tmp_path: Path, capfd: pytest.Ca
     assert run.main([*first, *more, "--json"]) == 0
     out, err = capfd.readouterr()
     assert "params: at most 4K parameters; 1.178K parameters to 5.69K parameters" in err
-    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4000"
+    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4K"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     budgets = next(row for row in rows if row["phase"] == "derived")["budgets"]
     assert json.loads(out)["budgets"] == budgets

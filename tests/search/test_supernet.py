@@ -20,7 +20,7 @@ from search.objective import make_loss
 from search.recipe import Recipe
 from search.rng import generator
 from search.state import start
-from search.strategies import load
+from search.strategies import load, names
 from search.supernet import Supernet, only_alpha
 
 
@@ -119,6 +119,24 @@ def test_gate_gradients_inside_a_tree(predictor: Predictor) -> None:
         functional.cross_entropy(supernet.run(x, weighted), y).backward()
     assert torch.allclose(ours.grad, plain.grad, rtol=1e-8, atol=1e-10)
     assert float(ours.grad.abs().min()) > 0
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_strategy_searches_inside_a_tree(name: str, predictor: Predictor, quick: Recipe) -> None:
+    """One weight step's forward and one alpha step each; blocks that share their input and add their outputs."""
+    space = tree_space()
+    costs = make_costs(space, predictor)
+    state = start(space, costs, num_classes=10, target_s=costs.network_s([1, 0, 2]), recipe=quick, seed=0)
+    state.step = quick.warmup_steps + quick.search_steps // 2  # REINFORCE leaves alpha alone at first
+    strategy, batch = load(name), images()
+    state.supernet.train()
+    logits = strategy.forward(state, batch[0])
+    assert logits.shape == (8, 10)
+    before = state.supernet.alpha_LK.detach().clone()
+    functional.cross_entropy(logits, batch[1]).backward()
+    strategy.step(state, batch)
+    assert torch.isfinite(state.supernet.alpha_LK).all()
+    assert not torch.equal(before, state.supernet.alpha_LK.detach())
 
 
 def test_glue_is_part_of_the_latency(predictor: Predictor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import torch
 from latency.space import SearchSpace
 from search import tensorboard, watch
 from search.api import Options, search_data
+from search.budgets import params_budget
 from search.costs import Costs
 from search.data import Data
 from search.recipe import Recipe
 from search.rng import generator
 from search.rundir import RunDir
 from search.state import start
+from search.targets import one_target
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -37,10 +40,25 @@ def test_a_glance_changes_nothing(space: SearchSpace, costs: Costs, quick: Recip
     assert seen["predicted_s"] == pytest.approx(costs.network_s(seen["indices"]))
     assert seen["predicted_s"] <= target_s
     with torch.no_grad():  # what alpha prefers is what is seen, where the budget allows it
-        state.supernet.alpha_LK[:, 0] += 5
+        state.supernet.alpha_LK.zero_()[:, 0] = 5
     cheap = costs.network_s([0, 0, 0])
-    state.target_s = 1.02 * cheap
+    state.plan = one_target(costs, 1.02 * cheap)
     assert watch.glance(state, batch)["indices"] == [0, 0, 0]
+
+
+def test_a_glance_keeps_every_budget(space: SearchSpace, costs: Costs, quick: Recipe) -> None:
+    """A second budget that only the smallest first block keeps, which alpha does not prefer."""
+    state = start(space, costs, num_classes=3, target_s=1.001 * costs.network_s([3, 3, 3]), recipe=quick, seed=0)
+    batch = torch.randn(9, 3, 16, 16, generator=generator(0, "x")), torch.arange(9) % 3
+    with torch.no_grad():
+        state.supernet.alpha_LK.zero_()[:, 3] = 5
+    assert watch.glance(state, batch)["indices"] == [3, 3, 3]
+    counted = params_budget(space, 1).costs
+    fewer = params_budget(space, counted.network_s([3, 3, 3]) - 1)
+    state.plan = dataclasses.replace(state.plan, budgets=(*state.plan.budgets, fewer))
+    seen = watch.glance(state, batch)["indices"]
+    assert seen != [3, 3, 3]
+    assert counted.network_s(seen) <= fewer.limit
 
 
 def test_a_run_is_watched_a_bounded_number_of_times(
