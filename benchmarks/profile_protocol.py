@@ -258,8 +258,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.files import read_json, write_json
     from latency.host import HostWatch
     from latency.measure import prepare
-    from latency.profile import workloads
     from latency.space import load_space
+    from latency.workloads import workloads
 
     if args.networks < 10 or not args.seconds > 0 or args.repeats < 1:
         raise UserError("--networks must be at least 10, --repeats at least 1, and --seconds above 0")

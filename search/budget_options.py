@@ -74,9 +74,11 @@ def make_run_plan(
 
 def default_name(plan: Plan, space: str) -> str:
     """A run's folder: predictor, space and target, and what other budgets there are."""
+    from search.budgets import short_count
+
     first, *others = plan.budgets
     name = f"{first.name}-{space}-{first.limit * 1e3:.4g}ms"
     for budget in others:
-        limit = f"{budget.limit * 1e3:.4g}ms" if budget.unit == "s" else f"{budget.limit:.4g}"
+        limit = f"{budget.limit * 1e3:.4g}ms" if budget.unit == "s" else short_count(budget.limit)
         name += f"-{budget.name}-{limit}"
     return name

@@ -46,8 +46,7 @@ class Budget:
         """`value` with its unit."""
         if self.unit == "s":
             return ms(value)
-        factor, letter = (1e9, "G") if value >= 1e9 else (1e6, "M") if value >= 1e6 else (1e3, "K")
-        return f"{value / factor:.4g}{letter} {self.unit}"
+        return f"{short_count(value)} {self.unit}"
 
 
 def latency_budget(space: SearchSpace, predictor: Predictor, limit_s: float, name: str, asked: str = "") -> Budget:
@@ -101,6 +100,12 @@ def parse_count(text: str, option: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise BudgetError(f"{option} '{text}': a number above 0 is needed, like 300M, 1.5G or 5000000")
     return value
+
+
+def short_count(value: float) -> str:
+    """"300M": what `parse_count` reads, to four digits."""
+    factor, letter = (1e9, "G") if value >= 1e9 else (1e6, "M") if value >= 1e6 else (1e3, "K")
+    return f"{value / factor:.4g}{letter}"
 
 
 def split_predictor(text: str) -> tuple[str, float | None]:

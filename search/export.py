@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as in search.run
     from search.evaluate import calibration, compare
     from search.formats import check_format, export
     from search.images import check_images

@@ -101,6 +101,7 @@ def _onnx(
     write_atomically(path, model)
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # images come one at a time; threads that wait for the next would spin
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

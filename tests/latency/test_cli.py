@@ -13,10 +13,13 @@ import time
 import pytest
 
 from latency import fit, profile, verify
+from latency.flops import bytes_moved
 from latency.predictor import load_predictor
 from latency.space import load_architecture
+from latency.spaces.proxyless_cifar import make as make_cifar
 from latency.table import LatencyTable
 from tests.conftest import ROOT
+from tests.latency.conftest import true_s
 
 
 def call(main, *args, capsys):
@@ -244,3 +247,34 @@ def test_a_space_too_small_for_so_many_networks(replay_toml, tmp_path, capsys):
     )
     assert code == 2
     assert "holds only 6 networks" in err
+
+
+def test_a_space_with_branches_is_profiled_fitted_and_verified(tmp_path, capsys):
+    """Ops between branches are measured like any other, and a network is the sum of all of them."""
+    space = make_cifar("trees", blocks=1, width=32, stem=4, bottleneck=2, branches=(2, 2), image_size=16)
+    recording = {str(op): true_s(op) + 1e-11 * bytes_moved(op) for op in space.unique_ops()}
+    (tmp_path / "recording.json").write_text(json.dumps(recording))
+    device = tmp_path / "fake.toml"
+    device.write_text(f"runtime = 'replay'\n[options]\nrecording = '{tmp_path}/recording.json'\nnoise_cv = 0.02\n")
+    source = tmp_path / "trees.py"
+    source.write_text(
+        "from latency.spaces.proxyless_cifar import make\n"
+        "space = make('trees', blocks=1, width=32, stem=4, bottleneck=2, branches=(2, 2), image_size=16)\n"
+    )
+    table = tmp_path / "trees.csv"
+    args = ["--device", device, "--space", f"{source}:space", "--out", table, "--networks", 12, "--budget-min", 0.05]
+    code, out, _ = call(profile.main, *args, "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["rows"] == len(space.unique_ops()) + 12
+    assert {type(row.ops[0]).__name__ for row in LatencyTable(table).rows()} >= {"Add", "Pad", "Pool", "SepConv"}
+    code, out, _ = call(fit.main, table, "--json", "--folds", 3, "--no-report", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["network_mape"] < 0.03
+    arch = tmp_path / "architecture.json"
+    arch.write_text(space.architecture([i % 7 for i in range(18)]).to_json())
+    code, out, _ = call(
+        verify.main, "--arch", arch, "--predictor", table.with_suffix(".pkl"), "--device", device,
+        "--budget-min", 0.03, "--json", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert abs(json.loads(out)["error"]) < 0.05

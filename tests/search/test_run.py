@@ -428,7 +428,7 @@ def test_the_command_under_several_budgets(cli, tmp_path: Path, capfd: pytest.Ca
     assert run.main([*first, *more, "--json"]) == 0
     out, err = capfd.readouterr()
     assert "params: at most 4K parameters; 1.178K parameters to 5.69K parameters" in err
-    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4000"
+    run_dir = tmp_path / "runs" / "fake-tiny-0.3ms-fake-0.32ms-params-4K"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     budgets = next(row for row in rows if row["phase"] == "derived")["budgets"]
     assert json.loads(out)["budgets"] == budgets
