@@ -63,6 +63,8 @@ def parse_devices(text: str) -> list[Attached]:
         line = line.strip()
         if not line or line.startswith(("*", "List of devices", "adb server")):
             continue
+        if not line.replace("\t", " ").isprintable():  # a serial that would reach the terminal as it is
+            raise PhoneError(f"`adb devices -l` says something unknown: '{telling_line(line)}'")
         if m := re.match(r"(\S+)\s+no permissions\b(.*)", line):
             found.append(Attached(m[1], "no permissions", _about(re.sub(r"\[[^\]]*\]", "", m[2]))))
         elif m := re.match(r"(\S+)\s+([a-z]+)((?:\s+\S+)*)$", line):

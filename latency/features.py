@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from latency.flops import bytes_moved, kernels, macs, params
-from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, MatMul, Windowed
+from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Windowed
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
@@ -22,6 +22,7 @@ NAMED = (
     *REDUCTIONS[1:],
     *RESIZES[1:],
 )
+OWN = 9  # features of kernels that are numbers
 LANES = 16  # floats of the widest vector registers; channels are computed in multiples of it
 
 #: What a Gaussian process on logs sees: sizes, channels, kernel, expansion, stride, shortcut, ...
@@ -48,6 +49,8 @@ SHAPE = (
     "log_waste_in",
     "log_waste_out",
     "ragged",
+    "log_moved",
+    "log_computed",
     *(f"is_{name}" for name in NAMED),
 )
 #: What the op computes and moves.
@@ -102,7 +105,7 @@ def features(op: Op) -> Floats:
 def _of_kernel(op: Op) -> list[float]:
     """The features that only kernels have; all 0 for a block."""
     if not isinstance(op, KERNELS):
-        return [0.0] * (7 + len(NAMED))
+        return [0.0] * (OWN + len(NAMED))
     aspect = resized = 0.0
     if isinstance(op, Windowed):
         aspect = float(np.log(op.window[1] / op.window[0]))
@@ -118,8 +121,11 @@ def _of_kernel(op: Op) -> list[float]:
         waste_in = 0.0 if isinstance(op, Depthwise) else _waste(channels_in)
     if isinstance(op, DenseConv):
         ragged = float(not blocked(op))
+    elif isinstance(op, Pooling | GlobalPool):  # pooled in blocks, or one number at a time
+        ragged = float(op.in_channels % LANES != 0)
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
+    numbers += [float(np.log1p(bytes_moved(op))), float(np.log1p(macs(op)))]  # steps where caches end
     return [aspect, resized, *numbers, *(float(n in named) for n in NAMED)]
 
 

@@ -33,7 +33,7 @@ from latency.uncertainty import KindModel
 MIN_TREES = 40  # kernels of a kind below which trees are not tried
 MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
-RANK = 64  # of these, for its standard error: fewer points give wider errors, never narrower
+RANK = 24  # of these, for its standard error: fewer points give wider errors, never narrower
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
 

@@ -43,6 +43,7 @@ NAME = "kernels"
 LOT = 50  # networks drawn, measured and learnt from at a time
 POOL = 2.5  # candidates drawn for each network of a later lot
 LONE = 150  # kernels of a lot timed alone, where the runtime does not tell them apart
+LEAST = 0.2  # of what the profile says of a kernel that is its own at least
 KERNEL_SHARE = 0.55  # of the budget that goes to the time of kernels inside networks
 
 
@@ -241,18 +242,19 @@ def kernel_seconds(profiles: Sequence[Sequence[Sequence[float]]], walls_s: Seque
     """For each network (kernels, inferences) seconds of its kernels, which sum to its wall time.
 
     `profiles`: seconds of each kernel in each inference, of each network; `walls_s`: seconds of each network without
-    the profile. Between two kernels the runtime spends time that the profile does not show, about the same for all:
-    wall = a * sum of the profile + b * kernels, with a and b by relative least squares over the networks.
+    the profile. Between two kernels the runtime spends time that the profile does not show, and noting a kernel takes
+    time that the profile does show, about the same for all: wall = a * sum of the profile + b * kernels, with a and b
+    by relative least squares over the networks. b may be below zero.
     """
-    from scipy.optimize import nnls
-
     times = [np.asarray(p, dtype=np.float64) for p in profiles]
     sums, wall = np.array([float(np.median(t.sum(axis=0))) for t in times]), np.asarray(walls_s, dtype=np.float64)
-    design = np.column_stack([sums, [float(len(t)) for t in times]]) / wall[:, None]
-    (rate, each_s), _ = nnls(design, np.ones(len(wall))) if len(wall) > 1 else ((1.0, 0.0), 0.0)
+    rate, each_s = 1.0, 0.0
+    if len(wall) > 1:
+        design = np.column_stack([sums, [float(len(t)) for t in times]]) / wall[:, None]
+        (rate, each_s), *_ = np.linalg.lstsq(design, np.ones(len(wall)), rcond=None)
     found = []
     for t, w in zip(times, wall, strict=True):
-        full = rate * t + each_s
+        full = np.maximum(rate * t + each_s, LEAST * t)
         found.append(np.asarray(full / full.sum(axis=0) * w, dtype=np.float64))
     return found
 

@@ -163,6 +163,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     import devices
     from latency.disagree import differences, judge, judge_blocks, shared_by
     from latency.files import write_json
+    from latency.host import HostWatch, advice, host_state
     from latency.measure import Policy
     from latency.predictor import load_predictor
     from latency.space import load_architecture, load_space, space_names
@@ -181,6 +182,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
             f"--recalibrate needs random networks: name the space of '{space_name}' with --space FILE.py:NAME"
         )
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
+    before, watch = host_state(), HostWatch()
     with target(args, ui) as device:
         blocks_of = "found" if args.blocks else None
         verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of)
@@ -189,6 +191,10 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     gap, blocks = judge(verdicts), judge_blocks(blocks)
     differing = differences(predictor.provenance.get("fingerprint", {}), fingerprint)
     tell(ui, verdicts, blocks, gap, differing)
+    governor, here = str(fingerprint.get("governor", "")), "cpu" in fingerprint
+    unsure = advice([], policy.target, policy.budget_s, before, watch.facts(), None, governor, here)
+    for line in unsure:
+        ui.warn(line)
     mine = next(v for v in verdicts if v.name == "found")
     result = {
         "predicted_ms": mine.predicted_s * 1e3,
@@ -201,6 +207,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "differences": differing,
         "blocks_off": [str(b.op) for b in blocks if b.far],
         "blocks_share": shared_by(blocks),
+        "advice": unsure,
     }
     out = Path(args.arch).with_name("verify.json")
     write_json(

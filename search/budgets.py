@@ -103,7 +103,7 @@ def parse_count(text: str, option: str) -> float:
 
 
 def short_count(value: float) -> str:
-    """"300M": what `parse_count` reads, to four digits."""
+    """ "300M": what `parse_count` reads, to four digits."""
     factor, letter = (1e9, "G") if value >= 1e9 else (1e6, "M") if value >= 1e6 else (1e3, "K")
     return f"{value / factor:.4g}{letter}"
 

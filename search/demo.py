@@ -39,7 +39,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     fitted = step(ui, "latency.fit", str(TABLE))
     found = step(
         ui, "search.run", "--predictor", predictor, "--data", "digits", "--steps", str(args.steps), "--name", RUN.name,
-        "--overwrite",
+        "--overwrite", "--channels-last", "--no-tflite",
     )  # fmt: skip
     checked = step(
         ui, "latency.verify", "--arch", architecture, "--predictor", predictor, "--device", "cpu",
@@ -71,7 +71,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     made = parser("search.demo", "The whole path on this machine's CPU in a few minutes.")
-    made.add_argument("--steps", type=int, default=70, help="weight steps of the search")
+    made.add_argument("--steps", type=int, default=150, help="weight steps of the search")
     return run(_work, made.parse_args(argv))
 
 

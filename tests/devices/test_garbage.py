@@ -101,6 +101,7 @@ def test_a_device_file_of_anything(tmp_path_factory, content):
 
 
 @given(anything)
+@example("\x1b a")
 def test_any_listing_can_be_chosen_from_or_is_an_error(text):
     try:
         choose(parse_devices(text))

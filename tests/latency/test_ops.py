@@ -30,7 +30,8 @@ sizes, channels, kernels, strides = (
     st.sampled_from([1, 2]),
 )
 shape = {"height": sizes, "width": sizes, "batch": st.integers(1, 3)}
-flag, act = st.sampled_from([0, 1]), st.sampled_from(ACTIVATIONS)
+CARRIED = [a for a in ACTIVATIONS if a != "prelu"]  # which has a parameter of its own
+flag, act = st.sampled_from([0, 1]), st.sampled_from(CARRIED)
 
 
 @st.composite
