@@ -88,13 +88,20 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
     made = _OneLineParser(
         prog=f"python -m {module}",
         description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     made.add_argument(
         "--json", action="store_true", help="print one machine-readable line on stdout, human text on stderr"
     )
     return made
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 class _OneLineParser(argparse.ArgumentParser):

@@ -1,8 +1,12 @@
 """One evidence model: ops timed alone and whole networks, each a statement about the latent F, inferred together.
 
     log F(op) = log m(op) + GP           m: the op's work times fitted rates (latency/priors.py)
-    op alone    log y = log F(op) + e    e: its confidence interval, and what timing alone differs from in context
-    network     y = c + s sum F + e      e: its confidence interval, and what no sum explains; s = 1 without lone ops
+    op alone    log y = log F(op) + e            e: its confidence interval, and what this op differs by in context
+    network     y = c + s sum F + sum b x + e    e: its confidence interval, and what no sum explains; s = 1, b = 0
+                                                 without lone ops
+
+x are bytes that an op moves and bytes of its weights: an op timed alone over and over has its weights in the cache and
+its layout converted, one in a network has not. b is a sum over ops too, so that each op's share goes to the op.
 
 Networks are not linear in log F, so the mode is found by Gauss-Newton and the posterior is Gaussian around it
 (Laplace; Rasmussen & Williams 2006, section 3.4). All is done in the space of the distinct ops, so that thousands
@@ -23,8 +27,10 @@ import numpy as np
 from latency.stats import Floats
 
 MAX_STEPS = 60
+REWEIGHTED = 4  # rounds of noise and tails: with more of them the noise is fitted to what it should explain
 MIN_NOISE = 1e-5  # relative: published files are rounded, and below it the solver's own rounding counts
-NU = (np.inf, 8.0, 4.0, 2.0)  # tails of the networks' noise to choose from: Gaussian, or Student's t
+NU = (8.0, np.inf, 4.0, 2.0)  # tails of the networks' noise to choose from: Student's t, or Gaussian
+DOUBT = 2.0  # log likelihood by which another must beat the first of them
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ class Rows:
     seconds: Floats  # (N,)
     rel_var: Floats  # (N,) squared relative standard error, from the confidence interval
     network: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (N,) False: one op, timed alone
+    context: Floats | None = None  # (N, B) x of whole networks, in units of the mean network's; 0 for lone ops
 
     def take(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Rows:
         """The observations `rows`."""
-        return Rows(self.counts[rows], self.seconds[rows], self.rel_var[rows], self.network[rows])
+        context = None if self.context is None else self.context[rows]
+        return Rows(self.counts[rows], self.seconds[rows], self.rel_var[rows], self.network[rows], context)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,17 @@ class Level:
     constant: float = 0.0  # in typical_s
     constant_std: float = 0.1
     scale_std: float = 0.3  # of log scale; 0: the scale is 1
+    context_std: tuple[float, ...] = ()  # (B,) of b, in typical_s for the mean network's x; for rows with `context`
+
+    @property
+    def mean(self) -> Floats:
+        """(2 + B,) of constant, log scale and b."""
+        return np.array([self.constant, 0.0, *(0.0 for _ in self.context_std)])
+
+    @property
+    def variance(self) -> Floats:
+        """(2 + B,) of the same."""
+        return np.array([self.constant_std, self.scale_std, *self.context_std]) ** 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Linearised:
-    """The rows around one point: residual about the prior mean, derivative (N, n + 2), noise variance (N,)."""
+    """The rows around one point: residual about the prior mean, derivative (N, n + 2 + B), noise variance (N,)."""
 
     target: Floats
     jacobian: Floats
@@ -70,58 +89,69 @@ class Linearised:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The latents u = (log F, constant / typical_s, log scale) given the rows."""
+    """The latents u = (log F, constant / typical_s, log scale, b / typical_s) given the rows."""
 
-    u: Floats
-    alpha: Floats  # (n + 2,)
-    v: Floats  # (n + 2, r)
-    prior_cov: Floats  # (n + 2, n + 2)
+    u: Floats  # (n + 2 + B,), as alpha; prior_cov is square, v has r columns
+    alpha: Floats
+    v: Floats
+    prior_cov: Floats
     level: Level
     noise: Noise
     nu: float = float(np.inf)
 
     @property
+    def n(self) -> int:
+        """How many ops."""
+        return len(self.u) - 2 - len(self.level.context_std)
+
+    @property
     def log_f(self) -> Floats:
         """(n,) posterior mode of log F."""
-        return self.u[:-2]
+        return self.u[: self.n]
 
     @property
     def constant_s(self) -> float:
         """Seconds of a network beyond its ops."""
-        return float(self.u[-2]) * self.level.typical_s
+        return float(self.u[self.n]) * self.level.typical_s
 
     @property
     def scale(self) -> float:
         """In-network seconds per second of F."""
-        return float(np.exp(self.u[-1]))
+        return float(np.exp(self.u[self.n + 1]))
+
+    @property
+    def context_s(self) -> Floats:
+        """(B,) b: seconds that x of the mean network adds to it."""
+        return self.u[self.n + 2 :] * self.level.typical_s
 
     def covariance(self) -> Floats:
-        """(n + 2, n + 2) of u."""
+        """Of u."""
         kv = self.prior_cov @ self.v
         return np.asarray(self.prior_cov - kv @ kv.T, dtype=np.float64)
 
 
 def extend(prior_cov: Floats, level: Level) -> Floats:
-    """The prior covariance of log F with those of constant and log scale appended."""
-    n = len(prior_cov)
-    full = np.zeros((n + 2, n + 2))
+    """The prior covariance of log F with the variances of constant, log scale and b appended."""
+    n, variance = len(prior_cov), level.variance
+    full = np.zeros((n + len(variance), n + len(variance)))
     full[:n, :n] = prior_cov
-    full[n, n], full[n + 1, n + 1] = level.constant_std**2, level.scale_std**2
+    full[range(n, len(full)), range(n, len(full))] = variance
     return full
 
 
 def linearise(rows: Rows, prior_mean: Floats, u: Floats, level: Level, noise: Noise) -> Linearised:
     """The rows as linear statements about u - m, to first order around `u`; networks in units of their seconds."""
-    m = np.concatenate([prior_mean, [level.constant, 0.0]])
-    f = np.exp(u[:-2]) * np.exp(u[-1])
+    n, y = len(prior_mean), rows.seconds
+    m = np.concatenate([prior_mean, level.mean])
+    f = np.exp(u[:n] + u[n + 1])
     weighted = rows.counts * f
     sums = weighted.sum(axis=1)
-    y = rows.seconds
-    jacobian = np.column_stack([weighted, np.full(len(y), level.typical_s), sums]) / y[:, None]
-    residual = (y - u[-2] * level.typical_s - sums) / y
+    x = np.empty((len(y), 0)) if rows.context is None else level.typical_s * rows.context
+    jacobian = np.column_stack([weighted, np.full(len(y), level.typical_s), sums, x]) / y[:, None]
+    residual = (y - u[n] * level.typical_s - sums - x @ u[n + 2 :]) / y
     alone = ~rows.network
-    jacobian[alone] = np.pad(rows.counts[alone], ((0, 0), (0, 2)))
-    residual[alone] = np.log(y[alone]) - rows.counts[alone] @ u[:-2]
+    jacobian[alone] = np.pad(rows.counts[alone], ((0, 0), (0, len(u) - n)))
+    residual[alone] = np.log(y[alone]) - rows.counts[alone] @ u[:n]
     variance = rows.rel_var + np.where(rows.network, noise.network, noise.alone) ** 2 + 1e-16
     return Linearised(residual + jacobian @ (u - m), jacobian, variance)
 
@@ -137,9 +167,9 @@ def solve(
 ) -> Posterior:
     """The mode by Gauss-Newton with step halving. `weights` (N,) divide the rows' noise variances.
 
-    `start` (n + 2,) is the `alpha` of an earlier solution under the same prior.
+    `start` (n + 2 + B,) is the `alpha` of an earlier solution under the same prior.
     """
-    m = np.concatenate([prior_mean, [level.constant, 0.0]])
+    m = np.concatenate([prior_mean, level.mean])
     full = extend(prior_cov, level)
     w = np.ones(len(rows.seconds)) if weights is None else weights
     alpha = np.zeros(len(m)) if start is None else start
@@ -197,6 +227,18 @@ def student_weights(residual: Floats, variance: Floats, nu: float) -> Floats:
     return weights
 
 
+def reweighted(rows: Rows, residual: Floats, posterior: Posterior) -> Rows:
+    """The networks with the noise that Student's t leaves each, in place of their intervals: outliers have more of it.
+
+    `residual` are the leave-one-out residuals of `solve_robustly`; for the hyper-parameters, whose likelihood is
+    Gaussian.
+    """
+    rel_var = rows.rel_var.copy()
+    variance = rel_var[rows.network] + posterior.noise.network**2
+    rel_var[rows.network] = variance / np.maximum(student_weights(residual, variance, posterior.nu), 1e-3)
+    return replace(rows, rel_var=rel_var)
+
+
 def fit_tails(residual: Floats) -> tuple[float, float]:
     """(scale, nu) of Student's t by maximum likelihood over NU, of standardised leave-one-out residuals."""
     from scipy.optimize import minimize_scalar
@@ -212,7 +254,7 @@ def fit_tails(residual: Floats) -> tuple[float, float]:
             return float(-(law.logpdf(residual / scale) - log_scale).sum())  # type: ignore[attr-defined]
 
         found = minimize_scalar(cost, bounds=(np.log(spread) - 6, np.log(spread) + 1), method="bounded")
-        penalty = 0.0 if np.isinf(nu) else 3.0  # Gaussian unless the data say otherwise
+        penalty = 0.0 if nu == NU[0] else DOUBT  # latency is heavy-tailed unless the data say otherwise
         if found.fun + penalty < best[0]:
             best = (float(found.fun) + penalty, float(np.exp(found.x)), nu)
     return best[1], best[2]
@@ -230,7 +272,7 @@ def solve_robustly(
     posterior = solve(rows, prior_mean, prior_cov, level, noise)
     networks = rows.network
     if networks.sum() >= 20:
-        for _ in range(4):
+        for _ in range(REWEIGHTED):
             residual, std = leave_one_out(rows, prior_mean, posterior, weights)
             scale, nu = fit_tails((residual / std)[networks])
             noise = replace(noise, network=max(noise.network * scale, MIN_NOISE))

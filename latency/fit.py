@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from latency.console import Ui, ms, parser, run
+from latency.console import Ui, parser, run
 
 if TYPE_CHECKING:
     from latency.fit_sources import Fitted
@@ -78,7 +78,7 @@ def show(ui: Ui, predictor: LatencyPredictor) -> None:
         value = predictor.provenance.get(name)
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         ui.say(f"{name}: {text}")
-    ui.say(f"network = {ms(predictor.constant_s)} + {predictor.scale:.3f} x sum of its ops")
+    ui.say(f"network = {predictor.law()}")
     tell(ui, predictor)
 
 

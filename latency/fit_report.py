@@ -51,7 +51,7 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
 
 def _about(predictor: LatencyPredictor) -> str:
     rows = [[k, str(predictor.provenance.get(k))] for k in ("source", "fitted", "table_sha256", "fingerprint")]
-    rows.append(["network", f"{predictor.constant_s * 1e3:.4g} ms + {predictor.scale:.4g} x sum of its ops"])
+    rows.append(["network", predictor.law()])
     return _table(["", ""], rows)
 
 

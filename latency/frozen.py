@@ -31,6 +31,11 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     if model["kind"] == "blend":  # the mean of several models' logarithms
         each = [predict(m, features_ND)[0] for m in model["models"]]
         return np.asarray(np.mean(each, axis=0), dtype=np.float64), np.full(len(features_ND), model["std"])
+    if model["kind"] == "context":  # an op timed alone, and what it differs by inside a network
+        log_s, log_std = predict(model["model"], features_ND)
+        alone = np.exp(log_s)
+        inside = in_context(alone, features_ND, model["rates"])
+        return np.log(inside), log_std * alone / inside
     x = features_ND[:, model["columns"]]
     match model["kind"]:
         case "gp":
@@ -62,6 +67,21 @@ def work_terms(features_ND: Floats) -> Floats:
     column = FEATURES.index
     parts = [features_ND[:, column(a)] - (features_ND[:, column(b)] if b else 0.0) for a, b in WORK_TERMS]
     return np.column_stack(parts)
+
+
+#: What an op timed alone over and over keeps in caches and in its own layout, and one inside a network does not.
+CONTEXT_TERMS = ("bytes", "params")
+LEAST = 0.1  # share of its time alone that an op takes at least inside a network
+
+
+def context_terms(features_ND: Floats) -> Floats:
+    """(n, 2) bytes moved and parameters of each op."""
+    return features_ND[:, [FEATURES.index(name) for name in CONTEXT_TERMS]]
+
+
+def in_context(alone_s: Floats, features_ND: Floats, rates: Floats) -> Floats:
+    """(n,) seconds inside a network of ops that take `alone_s` (n,) alone; `rates` (2,) s per unit of CONTEXT_TERMS."""
+    return np.maximum(alone_s + context_terms(features_ND) @ rates, LEAST * alone_s)
 
 
 def mean_log(prior: Frozen, features_ND: Floats) -> Floats:

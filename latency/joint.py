@@ -10,7 +10,7 @@ import numpy as np
 
 from latency import frozen
 from latency.calibration import left_out, spread
-from latency.evidence import Level, Noise, Posterior, Rows, solve_robustly
+from latency.evidence import Level, Noise, Posterior, Rows, reweighted, solve_robustly
 from latency.features import FEATURES, discrete_values, features
 from latency.frozen import Frozen
 from latency.ops import Op
@@ -21,7 +21,8 @@ from latency.uncertainty import KindModel
 MIN_OPS = 5  # distinct ops of a kind; below this it is answered by look-up only
 LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about the prior mean
 ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
-MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision: keeps its file below 1 MB
+CONTEXT_STD = 0.1  # prior standard deviation of what b adds to the mean network, relative
+MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision where many: keeps its file below 1 MB
 
 Row = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -180,12 +181,16 @@ def fit_joint(
         mean[kinds == kind] = frozen.predict(given[kind], x)[0] if kind in given else frozen.mean_log(priors[kind], x)
     groups, fixed = make_groups(latents, rows, own, tuple(given), modelled)
     both = bool(rows.network.any() and not rows.network.all())
+    if both:
+        totals = (rows.counts @ frozen.context_terms(latents.features_ND)) * rows.network[:, None]
+        rows = replace(rows, context=totals / np.maximum(totals[rows.network].mean(axis=0), 1e-300))
     typical = float(rows.seconds[rows.network].mean()) if rows.network.any() else 1.0
     level = Level(
         typical,
         constant_s / typical,
         constant_std=0.1 if both else 0.3 if rows.network.any() else 0.0,
         scale_std=0.3 if both else 0.0,
+        context_std=(CONTEXT_STD,) * len(frozen.CONTEXT_TERMS) if both else (),
     )
     noise = Noise(network=0.02, alone=ALONE if both else 0.0)
     if not rows.network.all():  # kernels from lone ops, where they say more than sums do
@@ -198,6 +203,10 @@ def fit_joint(
     elif groups:
         groups, noise = fit_hyper(groups, rows, mean, fixed, level, noise)
     posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, noise)
+    if groups and rows.network.all() and np.isfinite(posterior.nu):
+        quiet = Noise(posterior.noise.network / 10)  # on top of what `reweighted` leaves each network
+        groups, _ = fit_hyper(groups, reweighted(rows, error, posterior), mean, fixed, level, quiet)
+        posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, posterior.noise)
     error, std = error / (1 - np.minimum(error, 0.9)), std / (1 - np.minimum(error, 0.9))  # of the predicted seconds
     fit = _frozen(latents, rows, groups, priors, given, fixed, posterior, error, std)
     if not calibrate:
@@ -236,6 +245,7 @@ def _frozen(
     group_of = {k: (g, posterior.alpha[g.indices], v[g.indices]) for g in groups for k in g.kinds}
     kinds: dict[str, KindModel] = {}
     names = latents.kinds
+    context_mean, rates = _context(latents, rows, posterior)
     for kind in dict.fromkeys(names):
         mine = [i for i, k in enumerate(names) if k == kind]
         x = latents.features_ND[mine]
@@ -250,7 +260,10 @@ def _frozen(
             model = freeze(group, kind, priors[kind], alpha, of_group)
         elif model is None:
             f = np.exp(posterior.log_f)
-            known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
+            inside = f if rates is None else frozen.in_context(f, latents.features_ND, rates)
+            known = {str(op): (float(inside[i]), float(f[i] * log_std[i])) for op, i in members.items()}
+        if model is not None and rates is not None:
+            model = {"kind": "context", "model": model, "rates": rates}
         kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
     lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
     uncertainty = {
@@ -258,6 +271,8 @@ def _frozen(
         "scale_var": float(posterior.prior_cov[n + 1, n + 1]),
         "level_v": v[n:],
         "typical_s": posterior.level.typical_s,
+        "context_var": posterior.level.variance[2:],
+        "context_mean": context_mean,
         "known_ops": [str(latents.ops[i]) for i in lookup],
         "known_var": fixed[lookup],
         "known_v": v[lookup],
@@ -265,6 +280,14 @@ def _frozen(
         "factor": 1.0,
     }
     return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std)
+
+
+def _context(latents: Latents, rows: Rows, posterior: Posterior) -> tuple[Floats, Floats | None]:
+    """CONTEXT_TERMS of the mean network, and what one unit of each adds to an op inside a network, in seconds of F."""
+    if rows.context is None:
+        return np.empty(0), None
+    mean = (rows.counts @ frozen.context_terms(latents.features_ND))[rows.network].mean(axis=0)
+    return mean, posterior.context_s / np.maximum(mean, 1e-300) / posterior.scale
 
 
 def _network_noise(rows: Rows, posterior: Posterior) -> float:
@@ -281,4 +304,4 @@ def _thin(v: Floats) -> Floats:
     if v.shape[1] > rank:
         left, size, _ = np.linalg.svd(v, full_matrices=False)
         v = left[:, :rank] * size[:rank]
-    return v.astype(np.float32)
+    return v if v.size <= MAX_FLOATS // 2 else v.astype(np.float32)

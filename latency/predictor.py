@@ -17,7 +17,7 @@ from latency.ops import Op
 from latency.stats import Floats
 from latency.uncertainty import KindModel, network_std
 
-SCHEMA = 2  # 1: no uncertainty; features by position
+SCHEMA = 3  # 1: no uncertainty; features by position. 2: no models of ops in context
 
 
 class UnsupportedOp(UserError):
@@ -81,6 +81,16 @@ class LatencyPredictor:
         if self.network_rel_std is not None:
             return seconds, seconds * self.network_rel_std
         return seconds, self.scale * float(np.sqrt((std**2).sum()))
+
+    def law(self) -> str:
+        """How a network's latency is made, in words and with the fitted numbers."""
+        text = f"{self.constant_s * 1e3:.4g} ms + {self.scale:.4g} x sum of its ops"
+        for kind in self.kinds.values():
+            if kind.model is not None and kind.model["kind"] == "context":
+                per_byte, per_weight = kind.model["rates"]
+                beside = f"{per_byte * 1e12:+.3g} ms per GB moved and {per_weight * 1e9:+.3g} ns per weight"
+                return f"{text}; an op takes {beside} beside its time alone"
+        return text
 
     def covers_kind(self, op: Op) -> bool:
         """Whether `predict_s` answers for `op`, inside or outside the measured range."""
@@ -208,6 +218,8 @@ def _moved(model: Frozen | None, names: list[str]) -> Frozen | None:
     if model is None or names == list(FEATURES):
         return model
     moved = dict(model)
+    if model["kind"] == "context":
+        return {**moved, "model": _moved(model["model"], names)}
     if model["kind"] == "blend":
         return {**moved, "models": [_moved(m, names) for m in model["models"]]}
     wanted = [names[c] for c in model["columns"]]

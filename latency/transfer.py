@@ -88,10 +88,13 @@ def _flat(source: LatencyPredictor, kind: str, features_ND: Floats, ops: Sequenc
     if model is None:
         known = source.predict_s(list(ops))
         return {"kind": "known", "columns": np.arange(features_ND.shape[1]), "x": features_ND, "log_s": np.log(known)}
-    kept = dict(model)
-    if "v" in kept:
-        kept["v"] = np.zeros((len(kept["v"]), 0), dtype=np.float32)
-    return kept
+    return _lean(model)
+
+
+def _lean(model: Frozen) -> Frozen:
+    if model["kind"] == "context":
+        return {**model, "model": _lean(model["model"])}
+    return {**model, "v": np.zeros((len(model["v"]), 0), dtype=np.float32)} if "v" in model else dict(model)
 
 
 def mixture_prior(sources: Sequence[LatencyPredictor]) -> MakePrior:

@@ -52,6 +52,8 @@ def network_std(
             by_kind.setdefault(type(op).__name__, []).append(i)
     for name, indices in by_kind.items():
         model = kinds[name].model
+        if model is not None and model["kind"] == "context":
+            model = model["model"]
         if model is None:
             at, on, alone = _known(about, kinds[name], [str(ops[i]) for i in indices], weights_s[indices])
             prior, explained, independent = prior + at, explained + on, independent + alone
@@ -67,6 +69,10 @@ def network_std(
         explained = explained + (w @ frozen.kernel(model, x, model["x"])) @ model["v"]
     level = np.array([about["typical_s"], float(weights_s.sum())])
     level_var = np.array([about["constant_var"], about["scale_var"]])
+    if len(about.get("context_var", ())):
+        x = frozen.context_terms(feature_matrix([op for op in ops if not op.is_free])).sum(axis=0)
+        level = np.append(level, about["typical_s"] * x / about["context_mean"])
+        level_var = np.append(level_var, about["context_var"])
     prior += float(level**2 @ level_var)
     explained = explained + (level * level_var) @ about["level_v"]
     of_f = max(prior - float(explained @ explained), 0.0) + independent

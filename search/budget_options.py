@@ -20,10 +20,10 @@ def add_budget_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--predictor",
         action="append",
-        required=True,
+        default=[],
         metavar="PKL[:LIMIT]",
         help="tables/NAME.pkl, from python -m latency.fit; with its latency limit, like a.pkl:80ms; given again, a "
-        "limit on another device",
+        "limit on another device. Needed but for --dry-run",
     )
     made.add_argument("--target-ms", type=float, help="latency not to exceed; without it 0.8 times a random network's")
     made.add_argument("--max-macs", metavar="N", help="multiply-adds not to exceed, like 300M (papers call them FLOPs)")
@@ -42,6 +42,8 @@ def make_run_plan(
     from search.costs import make_costs
     from search.targets import make_plan
 
+    if not args.predictor:
+        raise UserError("--predictor is needed: tables/pixel1.pkl, or one of your device by python -m latency.fit")
     parsed = [(text, *budgets.split_predictor(text)) for text in args.predictor]
     (first_text, first_path, target_s), *more = parsed
     if target_s is not None and args.target_ms is not None:

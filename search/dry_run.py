@@ -40,9 +40,16 @@ def dry_run(
 ) -> dict[str, Any]:
     """Print the tables; returns them for --json, sizes in bytes."""
     budget, what = budget_bytes(memory_gib, device)
-    estimator = Estimator(setting, optimizer)
-    needs = {paths: estimator.need(paths, batch) for paths in PATHS}
-    largest = {paths: estimator.largest_batch(paths, budget) for paths in PATHS}
+    steps = ("all paths",) if strategy in ALL_PATHS else ("one path", "two paths")
+    with ui.progress("counting bytes") as report:
+        estimator = Estimator(setting, optimizer)
+        needs, largest = {}, {}
+        for i, paths in enumerate(PATHS):
+            report(i, len(PATHS) + 1, STEPS[paths])
+            needs[paths], largest[paths] = estimator.need(paths, batch), estimator.largest_batch(paths, budget)
+        run_step = max(steps, key=lambda paths: needs[paths].total)
+        report(len(PATHS), len(PATHS) + 1, "ways to need less")
+        ways = ways_down(estimator, run_step, batch)
     size = "x".join(map(str, setting.shape))
     what_of = f"{setting.space.name}, {setting.classes} classes"
     title = f"{what_of}; a step on {batch} images of {size} in {setting.compute.precision}"
@@ -60,9 +67,6 @@ def dry_run(
     )
     kept = {name: copies * estimator.weights for name, copies in OPTIMIZERS.items()}
     ui.say("optimiser state, GiB: " + ", ".join(f"{name} {_gib(size)}" for name, size in kept.items()))
-    steps = ("all paths",) if strategy in ALL_PATHS else ("one path", "two paths")
-    run_step = max(steps, key=lambda paths: needs[paths].total)
-    ways = ways_down(estimator, run_step, batch)
     ui.table(
         f"ways down from the {_gib(needs[run_step].total)} GiB of this run ({strategy}), each alone",
         ["way", "how", "in all, GiB"],

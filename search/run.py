@@ -152,6 +152,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.space import load_space
 
     space = load_space(config.space)
+    if config.dry_run and not config.predictor:  # memory is the same whatever the latency
+        return _search(ui, args, config, space, None)
     plan, predictors = make_run_plan(ui, args, space)
     for path, predictor in predictors:
         outside = [op for op in space.unique_ops() if not predictor.covers(op)]
@@ -172,7 +174,9 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"--name '{config.name}': a plain folder name is needed; --runs says where it goes")
 
 
-def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSpace, plan: Plan) -> dict[str, Any]:
+def _search(
+    ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSpace, plan: Plan | None
+) -> dict[str, Any]:
     from search import rundir
     from search.api import Options, search_plan
     from search.recipe import for_data
@@ -207,7 +211,7 @@ def _search(ui: Ui, args: argparse.Namespace, config: RunConfig, space: SearchSp
         device=config.torch_device,
         **options.recipe_of(args),
     )
-    if config.dry_run:
+    if plan is None or config.dry_run:
         from search.dry_run import dry_run
         from search.estimate import Setting
 

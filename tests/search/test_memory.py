@@ -207,6 +207,15 @@ def test_the_dry_run_command(cli) -> None:
     assert "checkpointing" in out
 
 
+def test_memory_needs_no_predictor_but_a_search_does(capsys) -> None:
+    from search.run import main
+
+    assert main(["--dry-run", "--space", "proxyless_cifar_small", "--image-size", "32", "--batch-size", "8"]) == 0
+    assert "largest batch" in capsys.readouterr().out
+    assert main([]) == 2
+    assert "--predictor is needed" in capsys.readouterr().err
+
+
 def test_the_dry_run_command_for_machines(cli, tmp_path: Path) -> None:
     code, out, err = cli("--dry-run", "--json", "--memory-gib", "0.5", "--batch-size", "16")
     assert code == 0, err
