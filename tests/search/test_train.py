@@ -191,6 +191,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
         (["--formats", "onx"], "--formats onx: did you mean 'onnx'"),
         (["--save-every-s", "0"], "--save-every-s 0"),
         (["--train-steps", "-1"], "--train-steps -1"),
+        (["--batch-size", "1797"], r"--batch-size 1797: there are only 14\d\d images to train on"),
         (["--dropout", "1"], "--dropout 1.0: below 1"),
         (["--augmentation", "cutmix"], "--augmentation cutmix: .*one of pad-crop, resized-crop"),
         (["--augmentation", "resized-crop"], "the digits are 8x8 pixels"),
