@@ -28,6 +28,7 @@ from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
+from search.options import refuse_ignored
 from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, check_batch, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
@@ -37,6 +38,7 @@ from search.state import loss_of
 from search.strategies import Strategy
 from search.targets import Plan, make_plan
 
+TOP_K = 5  # of the most probable networks, ranked
 __all__ = ["Options", "Result", "search", "search_data"]
 
 
@@ -44,8 +46,8 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
-    timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add" (None: 0.1); `top_k` most probable networks are
+    ranked, and timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
     `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
@@ -61,11 +63,16 @@ class Options:
     tflite: bool = False
     tensorboard: bool = False
     loss: str = "dual"
-    lambda2: float = LAMBDA2
-    top_k: int = 5
+    lambda2: float | None = None
+    top_k: int = TOP_K
     verify_on: str | None = None
     reference: bool = False
     sync_bn: bool = True
+
+    @property
+    def coefficient(self) -> float:
+        """`lambda2`, or the default where it was not given."""
+        return LAMBDA2 if self.lambda2 is None else self.lambda2
 
     def __post_init__(self) -> None:
         if self.tensorboard:
@@ -76,9 +83,17 @@ class Options:
             raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
         if self.reference and (strategies.canonical(self.strategy), self.loss) != (strategies.DEFAULT, "dual"):
             raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
+        refuse_ignored(
+            loss=self.loss,
+            lambda2=self.lambda2,
+            reference=self.reference,
+            strategy_options=self.strategy_options,
+            top_k=None if self.top_k == TOP_K else self.top_k,
+            floor=None if self.floor == FLOOR else self.floor,
+        )
         if self.loss not in LOSSES:
             raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")
-        if not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
+        if self.lambda2 is not None and not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
             raise RecipeError(f"--lambda2 {self.lambda2}: a number of at least 0 is needed")
         if not self.save_every_s > 0:
             raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
@@ -182,7 +197,7 @@ def search_plan(
         ui.say(f"an alpha step takes all {len(data.validation)} images held out for it, less than the batch")
     for what, split in (("training", data.train), ("search-validation", data.validation)):
         distributed.check_batch(recipe.batch_size, len(split), what)
-    loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
+    loss: LossForm = loss_of(plan, recipe, options.loss, options.coefficient)
     if options.reference:
         require_milliseconds(plan)
         loss = PaperLoss(plan.target_s)
@@ -249,7 +264,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
     ]
     more: dict[str, Any] = {"budgets": others} if others else {}
     if options.loss != "dual":
-        more["loss"] = {"kind": options.loss, "lambda2": options.lambda2}
+        more["loss"] = {"kind": options.loss, "lambda2": options.coefficient}
     if options.reference:
         more["reference"] = True
     if options.verify_on is not None:
