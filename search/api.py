@@ -31,13 +31,14 @@ from search.objective import LAMBDA2, LOSSES, LossForm
 from search.options import refuse_ignored
 from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, check_batch, for_data
-from search.reference import PaperLoss, Reference, require_milliseconds
+from search.reference import papers
 from search.result import Result
 from search.rundir import RunDir
 from search.state import loss_of
 from search.strategies import Strategy
 from search.targets import Plan, make_plan
 
+REWARDED = "proxyless_r"
 TOP_K = 5  # of the most probable networks, ranked
 __all__ = ["Options", "Result", "search", "search_data"]
 
@@ -81,8 +82,8 @@ class Options:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if self.top_k < 1:
             raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
-        if self.reference and (strategies.canonical(self.strategy), self.loss) != (strategies.DEFAULT, "dual"):
-            raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
+        if self.reference:
+            _check_reference(strategies.canonical(self.strategy), self.loss, self.lambda2)
         refuse_ignored(
             loss=self.loss,
             lambda2=self.lambda2,
@@ -99,6 +100,16 @@ class Options:
             raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise RecipeError(f"--torch-device {self.device}: torch sees no CUDA device")
+
+
+def _check_reference(strategy: str, loss: str, lambda2: float | None) -> None:
+    if (strategy, loss) not in ((strategies.DEFAULT, "dual"), (strategies.DEFAULT, "add"), (REWARDED, "dual")):
+        raise RecipeError(
+            "--reference has strategies and losses of its own: leave --strategy and --loss out, or give one of "
+            "--loss add and --strategy proxyless-r"
+        )
+    if loss == "add" and lambda2 is None:
+        raise RecipeError("--reference --loss add: CE + lambda2 E needs --lambda2, per millisecond of E")
 
 
 def search(
@@ -187,8 +198,7 @@ def search_plan(
     Under torchrun all processes call this alike (after `distributed.begin`); process 0 alone touches `run_dir`.
     """
     options = options or Options()
-    given = strategies.load(options.strategy, options.strategy_options)
-    strategy: Strategy = Reference(space) if options.reference else given
+    strategy: Strategy = strategies.load(options.strategy, options.strategy_options)
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
@@ -199,8 +209,8 @@ def search_plan(
         distributed.check_batch(recipe.batch_size, len(split), what)
     loss: LossForm = loss_of(plan, recipe, options.loss, options.coefficient)
     if options.reference:
-        require_milliseconds(plan)
-        loss = PaperLoss(plan.target_s)
+        by_reward = strategies.canonical(options.strategy) == REWARDED
+        strategy, loss = papers(space, plan, by_reward, options.lambda2)
     if options.verify_on is not None:
         budget_on(options.verify_on, plan)
         if distributed.rank() == 0:

@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         help="one of its options; may be repeated",
     )
     made.add_argument("--loss", default="dual", help="how budgets enter the loss: dual (meets them), add or mul-log")
-    made.add_argument("--lambda2", type=float, help="with --loss add: CE + lambda2 * E/T; 0.1 by default")
+    made.add_argument(
+        "--lambda2", type=float, help="with --loss add: CE + lambda2 * E/T, 0.1; with --reference E in ms"
+    )
     made.add_argument("--reference", action="store_true", help="search by the paper's rules, which may miss the target")
     made.add_argument("--top-k", type=int, help="most probable networks to rank by validation accuracy; 5 by default")
     made.add_argument(
