@@ -48,12 +48,17 @@ class Step:
     """Bytes of one forward and backward pass beyond what stands before it (parameters, buffers, optimiser state).
 
     `activations`: alive after the forward pass, the input included. `gradients`: of the parameters, after backward.
-    `peak`: the most alive at any moment.
+    `alive`: after each op that allocated, in order; the same moments at any batch size, so each is linear in it.
     """
 
     activations: int
     gradients: int
-    peak: int
+    alive: tuple[int, ...]
+
+    @property
+    def peak(self) -> int:
+        """The most alive at any moment."""
+        return max(self.alive, default=0)
 
 
 def count_step(make_input: Callable[[], Any], forward: Callable[[Any], torch.Tensor], module: nn.Module) -> Step:
@@ -69,7 +74,7 @@ def count_step(make_input: Callable[[], Any], forward: Callable[[Any], torch.Ten
             loss.backward()  # type: ignore[no-untyped-call]
     gradients = sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
     module.zero_grad(set_to_none=True)
-    return Step(activations, gradients, count.peak)
+    return Step(activations, gradients, tuple(count.told))
 
 
 def peak_bytes(work: Callable[[], object], module: nn.Module) -> int:
@@ -77,15 +82,16 @@ def peak_bytes(work: Callable[[], object], module: nn.Module) -> int:
     count = _Count(module)
     with count:
         work()
-    return count.peak
+    return max(count.told, default=0)
 
 
 class _Count(TorchDispatchMode):
-    """`alive` and `peak`: bytes of the storages that ops made, by the end of each op."""
+    """`alive`: bytes of the storages that ops made, by the end of each op; `told`: after each that made one."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = self.peak = 0
+        self.alive = 0
+        self.told: list[int] = []
         self._known = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,7 +107,7 @@ class _Count(TorchDispatchMode):
             return
         self._known.add(key)
         self.alive += size
-        self.peak = max(self.peak, self.alive)
+        self.told.append(self.alive)
         weakref.finalize(storage, self._gone, key, size)
 
     def _gone(self, key: int, size: int) -> None:

@@ -17,7 +17,7 @@ from latency.space import SearchSpace, load_space
 from search.costs import Costs, make_costs
 from search.estimate import PATHS, Estimator, Setting, narrower, ways_down
 from search.lean import LeanReLU6, lean
-from search.memory import GIB, count_step, saved_bytes
+from search.memory import GIB, Step, count_step, saved_bytes
 from search.supernet import Supernet, only_alpha
 from tests.search.conftest import FakePredictor, make_space
 
@@ -114,6 +114,53 @@ def test_the_largest_batch_fits_and_the_next_does_not(setting: Setting) -> None:
             budget = estimator.need(paths, batch).total
             assert estimator.largest_batch(paths, budget) == batch
             assert estimator.largest_batch(paths, budget - 1) == (batch - 1 if batch > 2 else 0)
+
+
+@pytest.mark.parametrize("paths", PATHS)
+def test_two_counts_tell_every_batch_as_counting_would(paths: str, setting: Setting) -> None:
+    told = Estimator(setting)
+    for batch in (8, 2):
+        told.need(paths, batch)
+    for batch in (3, 48, 1000):
+        assert told.need(paths, batch) == Estimator(setting).need(paths, batch)
+
+
+def test_a_dry_run_counts_each_step_twice_at_most(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two counts of each kind of step, and one of each way to compute that is not the run's."""
+    counts = []
+
+    def counted(*args: object) -> Step:
+        counts.append(args)
+        return count_step(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("search.estimate.count_step", counted)
+    estimator = Estimator(setting)
+    for paths in PATHS:
+        estimator.need(paths, 8)
+        estimator.largest_batch(paths, GIB)
+    assert len(counts) == 2 * len(PATHS)
+    ways_down(estimator, "two paths", 8)
+    assert len(counts) == 2 * len(PATHS) + 4  # smaller model, bf16, checkpointing, ReLU6 as it is in torch
+
+
+def test_the_full_size_cells_take_a_weight_step(predictor: FakePredictor) -> None:
+    space = load_space("proxyless_cifar")
+    supernet = Supernet(space, make_costs(space, predictor), 10)
+    path = [block % len(choice.candidates) for block, choice in enumerate(space.choices)]
+    optimizer = torch.optim.SGD((p for _, p in supernet.weights()), lr=0.01)
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = functional.cross_entropy(supernet(x, path), torch.arange(8))
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in supernet.parameters())
+
+
+def test_the_full_size_cells_are_counted_on_fakes() -> None:
+    estimator = Estimator(Setting(load_space("proxyless_cifar"), 10, (3, 32, 32)))
+    need = estimator.need("one path", 8)
+    assert len(estimator.order) == 648
+    assert 0.5 * GIB < need.activations < need.total < 3 * GIB
 
 
 def test_optimisers_and_ways_down(setting: Setting) -> None:
