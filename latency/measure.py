@@ -217,8 +217,8 @@ def run_rounds(
     watch, n_done = _Watch(policy), 0
 
     def lost(key: str, error: DeviceError) -> None:
-        if finished.pop(key, None) is None:  # else only a sentinel is lost
-            del unfinished[key]
+        finished.pop(key, None)  # only a sentinel is lost
+        if unfinished.pop(key, None) is not None:
             on_failed(key, error)
 
     with _gc_off():

@@ -11,6 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 Z95_HALF = 0.98  # 1.96 / 2: ranks n/2 -+ 0.98 sqrt(n) hold the median with 95 % (binomial, normal approximation)
 MIN_FOR_CI = 6  # below this, not even the whole range of the sample holds the median with 95 % (2 * 0.5^n)
+FEWEST = 8  # workloads in a round: with fewer there is no telling the round from the workload
 
 
 def median_ci(samples: Floats) -> tuple[float, float]:
@@ -33,7 +34,7 @@ def half_width(samples: Floats) -> float:
     return (high - low) / 2 / float(np.median(samples))
 
 
-def round_factors(samples_WR: Floats, min_workloads: int = 8) -> Floats:
+def round_factors(samples_WR: Floats, min_workloads: int = FEWEST) -> Floats:
     """What hit all workloads of a round at once: (W, R) factors, whose median over the rounds is about 1.
 
     `samples_WR` holds seconds of W workloads in R rounds, NaN where a workload was not visited. The factor that applies
