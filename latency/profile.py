@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 KERNELS = "kernels"  # the space of latency/kernel_space.py: no choices, any network
+SHOWN = 3  # workloads that could not be prepared, told with their reason
 REPEAT_BUDGET = 0.08  # share of the budget in which a few workloads are measured again in a second session
 
 
@@ -56,7 +57,7 @@ def profile(
 
     `only` replaces what is measured: else every op of the space and `networks` random networks.
 
-    Raises TableError where the table is of another device; UserError where the space is too small.
+    Raises TableError where the table is of another device; UserError where the space is too small, or nothing is timed.
     """
     from latency.host import HostWatch, advice, host_state
     from latency.measure import prepare, run_rounds
@@ -96,6 +97,12 @@ def profile(
         with ui.progress("preparing") as report:
             sessions, failed = prepare(device, [*left, *again], report)
         failed = {key: why for key, why in failed.items() if key not in have}
+        for key, why in list(failed.items())[:SHOWN]:
+            ui.warn(f"{key[:100]}: {' '.join(why.split())}; left out")
+        if len(failed) > SHOWN:
+            ui.warn(
+                f"{len(failed) - SHOWN} more could not be prepared and are left out; {table.json_path} will tell why"
+            )
 
         def on_failed(key: str, error: DeviceError) -> None:
             failed[key] = str(error)
@@ -141,7 +148,11 @@ def profile(
                 **({"device_state": device.state()} if hasattr(device, "state") else {}),
                 between_sessions=between.as_dict() if between else None,
             )
-    rows = [row for row in table.rows() if row.op in {w.key for w in todo}]
+    wanted = {w.key for w in todo}
+    rows = [row for row in table.rows() if row.op in wanted]
+    if not rows:
+        first = next((f"the first: {key[:100]}: {why}" for key, why in failed.items()), "--budget-min is too short")
+        raise UserError(f"none of the {len(todo)} workloads could be measured; {first}")
     return ProfileResult(
         str(device.describe()["device"]),
         len(rows),
