@@ -102,20 +102,19 @@ def in_rounds(
     """(every workload measured, rounds) by latency.measure; no workload stops early."""
     from latency.measure import Policy, Progress, run_rounds
 
-    found: list[Measurement] = []
     progress = Progress()
 
     def failed(key: str, error: Exception) -> None:
         raise UserError(f"{key}: {error}")
 
-    run_rounds(
+    found = run_rounds(
         sessions,
         workloads,
         Policy(target=0.0, budget_s=seconds),
         random.Random(seed),
         progress,
         on_round=lambda *_: None,
-        on_done=found.append,
+        on_done=lambda _: None,
         on_failed=failed,
         report=lambda *_: None,
     )

@@ -27,9 +27,11 @@ Fitted = tuple[LatencyPredictor, Details]
 
 
 def observations(table: LatencyTable) -> list[Observation]:
-    """The rows of `table` as observations; the standard error is that of the 95 % interval of the median."""
+    """The rows of `table` as observations; the standard error is that of the median, the host's speed left out."""
+    scales = table.scales()
     return [
-        Observation(row.ops, row.median_s, (row.ci_high_s - row.ci_low_s) / 2 / Z95, row.drift) for row in table.rows()
+        Observation(row.ops, row.median_s, row.own_half_s(scales.get(row.session, 0.0)) / Z95, row.drift)
+        for row in table.rows()
     ]
 
 

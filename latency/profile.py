@@ -108,9 +108,14 @@ def profile(
             failed[key] = str(error)
             ui.warn(f"{key[:100]}: {error}; left out")
 
+        def on_done(measurement: Measurement) -> None:
+            if session not in table.scales():  # of all rows of this session, until it ends
+                table.update_session(scale=measurement.scale)
+            table.append(to_row(measurement, session))
+
         try:
             with ui.progress("timing") as report:
-                run_rounds(
+                measured = run_rounds(
                     sessions,
                     left,
                     replace(policy, budget_s=policy.budget_s * (1 - REPEAT_BUDGET)),
@@ -119,9 +124,12 @@ def profile(
                     report=report,
                     before=again,
                     on_round=lambda r, taken: table.append_samples(session, r, [(workload_id(k), s) for k, s in taken]),
-                    on_done=lambda m: table.append(to_row(m, session)),
+                    on_done=on_done,
                     on_failed=on_failed,
                 )
+            table.settle([to_row(m, session) for m in measured])
+            if measured:
+                table.update_session(scale=measured[0].scale)
             notes = {workload_id(k): s.notes() for k, s in sessions.items() if hasattr(s, "notes")}
             table.update_session(**({"notes": notes} if notes else {}))
             with ui.progress("repeating a few in a second session") as report:
@@ -182,12 +190,14 @@ def to_row(measurement: Measurement, session: int) -> Row:
     """The table row of a measurement: statistics of the samples with round factors divided out; min_s is raw."""
     import numpy as np
 
+    from latency.stats import widened
     from latency.table import Row
 
     low, high = measurement.ci_s
     corrected = measurement.corrected_s
     if len(corrected) < 6:  # no 95 % interval exists: the range is the widest honest statement
-        low, high = float(corrected.min()), float(corrected.max())
+        ends = float(corrected.min()), float(corrected.max())
+        low, high = widened(ends, measurement.median_s, measurement.scale)
     return Row(
         measurement.key,
         measurement.kind,

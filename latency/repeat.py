@@ -52,7 +52,7 @@ def compare(first_s: Mapping[str, float], second: Sequence[Measurement]) -> Betw
     ratio = np.array([m.median_s / first_s[m.key] for m in known])
     off = np.abs(ratio / np.median(ratio) - 1)
     # Half-width of a 95 % interval -> standard error (1.96) -> median of |difference of two| (0.6745 sqrt 2).
-    noise = [(m.ci_s[1] - m.ci_s[0]) / 2 / m.median_s / 1.96 * 0.6745 * math.sqrt(2) for m in known]
+    noise = [m.half_width / 1.96 * 0.6745 * math.sqrt(2) for m in known]
     return BetweenSessions(
         len(known), float(np.median(ratio) - 1), float(np.median(off)), float(off.max()), float(np.median(noise))
     )
@@ -72,16 +72,15 @@ def repeat(
     """
     chosen = choose([w for w in workloads if w.key in first_s], rng, int(getattr(device, "width", 1)))
     sessions, _ = prepare(device, chosen, lambda *_: None)
-    second: list[Measurement] = []
     try:
-        run_rounds(
+        second = run_rounds(
             sessions,
             chosen,
             policy,
             rng,
             Progress(),
             on_round=lambda *_: None,
-            on_done=second.append,
+            on_done=lambda _: None,
             on_failed=lambda *_: None,
             report=report,
         )

@@ -18,6 +18,7 @@ def saved(table: LatencyTable, workloads: Sequence[Workload]) -> Progress:
     for _, round_, workload, seconds in table.samples():
         if workload in keys:
             progress.add(keys[workload], round_, seconds)
+    progress.told_rounds = progress.next_round
     return progress
 
 

@@ -155,7 +155,7 @@ def test_two_phones_are_calibrated_against_each_other(setup, quick_conversion, m
     progress = Progress()
     for _, round_, workload, seconds in table.samples():
         progress.add(workload, round_, seconds)
-    factors = progress.factors()
+    factors, _ = progress.factors()
     by_round = {r: f for key, pairs in progress.samples.items() for (r, _), f in zip(pairs, factors[key], strict=True)}
     middle = float(np.median(list(by_round.values())))
     slow = [f for f in by_round.values() if f > middle]

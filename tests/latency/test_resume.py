@@ -39,6 +39,8 @@ def in_two(tmp_path, todo, truth, first, seed=1, device=ReplayDevice):
     result = profile(device(slower.__getitem__, script, seed + 1), SPACE, table, POLICY, only=todo)
     assert table.path.read_bytes().startswith(before), "rows already written stay byte for byte"
     rows = {row.op: row for row in table.rows()}
+    assert all(row.ci_low_s < row.median_s < row.ci_high_s for row in rows.values())
+    assert set(table.scales()) == {1, 2}
     return result, rows, np.array([rows[w.key].median_s / truth[w.key] for w in todo])
 
 
@@ -46,11 +48,14 @@ def in_two(tmp_path, todo, truth, first, seed=1, device=ReplayDevice):
 def test_what_is_left_is_on_the_scale_of_what_was_measured(tmp_path, n, left):
     """Few are left: nobody tells what hit the round. Many, all new: they agree among themselves, 30 % too slow."""
     todo, truth = todo_of(n)
-    result, _, ratio = in_two(tmp_path, todo, truth, n - left)
+    result, rows, ratio = in_two(tmp_path, todo, truth, n - left)
     assert (result.rows, result.failed) == (n, 0)
     off = ratio / np.median(ratio[: n - left]) - 1
     assert abs(np.median(off[n - left :])) < 0.012
     assert np.abs(off[n - left :]).max() < 0.03
+    low, high = np.array([(rows[w.key].ci_low_s, rows[w.key].ci_high_s) for w in todo[n - left :]]).T
+    there = np.array([truth[w.key] for w in todo[n - left :]]) * np.median(ratio[: n - left])
+    assert np.mean((low <= there) & (there <= high)) >= 0.93
 
 
 def test_a_workload_that_only_ties_and_fails_is_not_missed(tmp_path):
