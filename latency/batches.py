@@ -29,7 +29,7 @@ class Batcher(Protocol):
     def time_round(
         self, sessions: Sequence[Session], loops: Sequence[int]
     ) -> list[list[tuple[int, float | DeviceError]]]:
-        """Every session timed once; seconds are those of its `loops` inferences together."""
+        """Every session timed once, or once in each column; seconds are those of its `loops` inferences together."""
         ...
 
 

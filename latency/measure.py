@@ -89,10 +89,14 @@ class Measurement:
 
 @dataclass
 class Progress:
-    """What has been sampled so far: key -> (round, seconds) pairs. Grows; a resumed run starts from the saved one."""
+    """What has been sampled so far: key -> (round, seconds) pairs. Grows; a resumed run starts from the saved one.
+
+    `told` are results that stand and cannot follow later rounds: key -> (n, median of its first n samples, in seconds).
+    """
 
     samples: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     next_round: int = 0
+    told: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, key: str, round_: int, seconds: float) -> None:
         """One sample of one workload in one round."""
@@ -100,15 +104,22 @@ class Progress:
         self.next_round = max(self.next_round, round_ + 1)
 
     def factors(self) -> dict[str, Floats]:
-        """key -> (n,) the factor that applies to each of its samples, from the other workloads of the round."""
+        """key -> (n,) the factor that applies to each of its samples, from the other workloads of the round.
+
+        Their common scale is that of `told`: what is told later has to compare with it.
+        """
         matrix = np.full((len(self.samples), self.next_round), np.nan)
         for row, pairs in zip(matrix, self.samples.values(), strict=True):
             for round_, seconds in pairs:
                 row[round_] = seconds
-        factors = round_factors(matrix)
-        return {
-            key: row[[r for r, _ in pairs]] for row, (key, pairs) in zip(factors, self.samples.items(), strict=True)
-        }
+        rows = zip(round_factors(matrix), self.samples.items(), strict=True)
+        factors = {key: row[[r for r, _ in pairs]] for row, (key, pairs) in rows}
+        scales = [
+            np.median([seconds for _, seconds in self.samples[key][:n]] / factors[key][:n]) / median_s
+            for key, (n, median_s) in self.told.items()
+            if key in factors
+        ]
+        return {key: f * np.median(scales) for key, f in factors.items()} if scales else factors
 
     def measurement(self, workload: Workload, factors: Floats, flags: tuple[str, ...] = ()) -> Measurement:
         """The outcome for `workload` as it stands; `factors` are its own."""
@@ -187,8 +198,12 @@ def run_rounds(
     on_done: Callable[[Measurement], None],
     on_failed: Callable[[str, DeviceError], None],
     report: Report,
+    before: Sequence[Workload] = (),
 ) -> None:
     """Time `workloads` in rounds until each is done or the budget is spent.
+
+    `before` are workloads that an earlier session finished, opened again: visited as sentinels, they tie the rounds of
+    this session to those that `progress` holds, of whose workloads none may be left.
 
     `on_round(round, [(key, seconds), ...])` and `on_done(measurement)` are called as things finish, so that a kill
     loses at most the round under way. When the budget is spent, what is left is handed to `on_done` flagged `noisy`.
@@ -196,20 +211,27 @@ def run_rounds(
     """
     unfinished = {w.key: w for w in workloads if w.key in sessions}
     labels = {key: cache_label(sessions[key]) for key in unfinished}
-    finished: dict[str, Workload] = {}
-    watch = _Watch(policy)
+    finished = {w.key: w for w in before if w.key in sessions}
+    resumed = any(key in progress.samples for key in finished)
+    tied = {key for key in unfinished if key in progress.samples or not resumed}  # to the rounds so far
+    watch, n_done = _Watch(policy), 0
+
+    def lost(key: str, error: DeviceError) -> None:
+        finished.pop(key, None)  # only a sentinel is lost
+        if unfinished.pop(key, None) is not None:
+            on_failed(key, error)
+
     with _gc_off():
         loops: dict[str, int] = {}
-        for key, first in first_loops(sessions, list(unfinished), policy.sample_s, warm_up).items():
+        for key, first in first_loops(sessions, [*unfinished, *finished], policy.sample_s, warm_up).items():
             if isinstance(first, DeviceError):
-                del unfinished[key]
-                on_failed(key, first)
+                lost(key, first)
             else:
                 loops[key] = first
         sentinels = policy.sentinels * getattr(batcher_of(sessions), "width", 1)
         start, rounds = time.monotonic() - waited_s(sessions), 0
         while unfinished and rounds < policy.max_rounds and _spent(start, sessions) < policy.budget_s:
-            spare = max(0, min(sentinels - len(unfinished), len(finished)))
+            spare = max(0, min(sentinels - len(tied & unfinished.keys()), len(finished)))
             keys = [*unfinished, *rng.sample(sorted(finished), spare)]
             rng.shuffle(keys)
             visited: set[str] = set()
@@ -217,9 +239,7 @@ def run_rounds(
                 round_, taken = progress.next_round, []
                 for key, result in column:
                     if isinstance(result, DeviceError):
-                        unfinished.pop(key, None)
-                        finished.pop(key, None)
-                        on_failed(key, result)
+                        lost(key, result)
                     else:
                         taken.append((key, result))
                         progress.add(key, round_, result)
@@ -233,12 +253,10 @@ def run_rounds(
                 if watch.done(measurement):
                     on_done(measurement)
                     finished[key] = unfinished.pop(key)
-            spent = _spent(start, sessions)
-            report(
-                max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)),
-                1.0,
-                f"round {rounds}, {len(finished)} of {len(finished) + len(unfinished)} done",
-            )
+                    n_done += 1
+            spent, n = _spent(start, sessions), n_done + len(unfinished)
+            share = max(spent / policy.budget_s, n_done / (n or 1))
+            report(share, 1.0, f"round {rounds}, {n_done} of {n} done")
     factors = progress.factors()
     for key, workload in unfinished.items():
         if progress.samples.get(key):

@@ -248,3 +248,4 @@ def test_what_changes_from_session_to_session_is_found():
 def test_a_twentieth_is_repeated_and_never_too_few(have, taken):
     todo = [Workload(f"w{i}", "op", lambda: Named("x"), (1,)) for i in range(have)]
     assert len({w.key for w in choose(todo, random.Random(0))}) == taken
+    assert len(choose(todo, random.Random(0), width=2)) == min(have, max(16, taken)), "as many for each phone"
