@@ -42,10 +42,13 @@ class AndroidSession:
             raise result
         return result
 
-    def node_times_s(self, loops: int) -> dict[str, float]:
-        """Seconds per inference by op, in the context of the whole model; keys are the names of the op table."""
+    def kernels_s(self, loops: int) -> list[tuple[str, float]]:
+        """(node type, seconds per inference) of each row of the op table, in the order in which they run.
+
+        Raises DeviceError: above all where the program has no op table, or was built without op profiling.
+        """
         self.check_open()
-        return {node.name: node.seconds for node in self.device.ready().op_table(self.file, loops)}
+        return [(node.kind, node.seconds) for node in self.device.ready().op_table(self.file, loops)]
 
     def check_open(self) -> None:
         """Raise DeviceError where the session is closed."""

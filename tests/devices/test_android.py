@@ -89,9 +89,15 @@ def test_larger_models_take_longer(phone, open_phone, models):
 
 def test_op_table_of_a_model(phone, open_phone, models):
     device = open_phone(phone)
-    times = device.session(models[0]).node_times_s(3)
-    assert list(times) == ["[conv_2d]:0"]
-    assert all(s > 0 for s in times.values())
+    times = device.session(models[0]).kernels_s(3)
+    assert [kind for kind, _ in times] == ["CONV_2D"]
+    assert all(s > 0 for _, s in times)
+    phone.set(generation="litert_python", slow=500.0)
+    with pytest.raises(DeviceError, match="no 'Run Order' table"):
+        device.session(models[0]).kernels_s(3)
+    phone.set(generation="classic", unknown=["enable_op_profiling"])
+    with pytest.raises(DeviceError, match="does not know --enable_op_profiling=true"):
+        device.session(models[0]).kernels_s(3)
 
 
 def test_a_phone_that_drops_in_the_middle_comes_back(phone, open_phone, models):
