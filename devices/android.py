@@ -15,7 +15,7 @@ from devices.base import DeviceError
 from devices.benchmark_binary import digest, find_binary
 from devices.benchmark_text import Outcome
 from devices.phone_batch import Setup
-from devices.phone_options import check_model, check_options, fits_model, option, setup_mask
+from devices.phone_options import check_model, check_options, fits_listed, option, setup_mask
 from devices.phone_runner import PhoneRunner, heat_text, quietly
 from devices.phone_settings import SettingsKeeper
 from devices.phone_state import FACTS, Facts, read_facts
@@ -206,7 +206,7 @@ def open_device(spec: DeviceSpec) -> AndroidDevice | PhoneGroup:
 
 def attached_for(spec: DeviceSpec, attached: list[Attached]) -> list[Attached]:
     """Those of `attached` that work and are of the file's model; all of them where there is none such."""
-    return [a for a in attached if a.state == "device" and fits_model(spec, a.model)] or attached
+    return [a for a in attached if a.state == "device" and fits_listed(spec, a)] or attached
 
 
 def _setup(spec: DeviceSpec, adb: Adb, facts: Facts, mask: int | None, binary: str = "") -> Setup:

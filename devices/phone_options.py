@@ -6,7 +6,7 @@ import fnmatch
 import re
 from typing import Any
 
-from devices.adb_states import PhoneError, PhoneUnavailable
+from devices.adb_states import Attached, PhoneError, PhoneUnavailable
 from devices.phone_batch import DELEGATES
 from devices.phone_state import Facts, cluster_mask
 from devices.spec import DeviceSpec, SpecError
@@ -61,6 +61,24 @@ def fits_model(spec: DeviceSpec, model: str) -> bool:
     """Whether the file is for phones of this model."""
     patterns = option(spec, "models")
     return not patterns or any(fnmatch.fnmatchcase(model, pattern) for pattern in patterns)
+
+
+def fits_listed(spec: DeviceSpec, attached: Attached) -> bool:
+    """Whether the file is for a phone of the model in `adb devices -l`.
+
+    adb writes `_` for all that is no letter or digit (transport.cpp, append_transport_info): so are the patterns read.
+    """
+    patterns, model = option(spec, "models"), attached.about.get("model", "")
+    return not patterns or any(fnmatch.fnmatchcase(_as_listed(model), _as_listed(p, "*?")) for p in patterns)
+
+
+def _as_listed(text: str, but: str = "") -> str:
+    """`text` as adb lists it. Sets of characters (`[789]`) stay as they are where `but` says that it is a pattern."""
+    parts = re.split(r"(\[[^\]]+\])", text) if but else [text]
+    return "".join(
+        part if i % 2 else re.sub(rf"[^a-zA-Z0-9{but}]", lambda m: "_" * len(m[0].encode()), part)
+        for i, part in enumerate(parts)
+    )
 
 
 def check_model(spec: DeviceSpec, model: str, serial: str) -> None:

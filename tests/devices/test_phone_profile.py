@@ -230,6 +230,17 @@ def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
     assert "is 'offline'" in out
 
 
+def test_a_model_with_a_dash_is_found(make_phone, capsys):
+    """adb lists an SM-G973F as SM_G973F."""
+    phones = [make_phone(bench=False, model=model) for model in ("SM-G973F", "Pixel 2")]
+    code, out, _ = call(profile.main, "--list", capsys=capsys)
+    assert code == 0
+    assert any(line.split()[:2] == ["samsung-s-series", phones[0].serial] for line in out.splitlines())
+    _, out, _ = call(profile.main, "--doctor", "samsung-s-series", capsys=capsys)
+    assert f"connection: phone {phones[0].serial} answers" in out
+    assert "model: SM-G973F, Android 11" in out
+
+
 def test_doctor_asks_for_the_converter(monkeypatch, capsys):
     def absent(name):
         return None if name == "litert_torch" else find_spec(name)
