@@ -14,6 +14,7 @@ from devices.adb import Adb, exit_meaning, find_adb
 from devices.adb_states import STATES, Attached, PhoneError, PhoneLost, PhoneUnavailable, choose, parse_devices
 from devices.phone_options import fits_listed
 from devices.spec import DeviceSpec
+from latency import profile
 
 LISTING = """* daemon not running; starting now at tcp:5037
 * daemon started successfully
@@ -115,6 +116,21 @@ def test_choosing():
         choose([ready], "X")
     with pytest.raises(PhoneUnavailable, match=r"no phone: .* USB debugging"):
         choose([])
+
+
+def test_adbutils_without_an_adb_is_no_traceback(monkeypatch, capsys):
+    adbutils = pytest.importorskip("adbutils", reason="adbutils is not installed")
+
+    def absent():
+        raise adbutils.AdbError("No adb exe could be found. Install adb on your system")
+
+    monkeypatch.setattr(adbutils, "adb_path", absent)
+    for name in ("PATH", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(PhoneUnavailable, match="adbutils is not installed or brings none for this platform"):
+        find_adb()
+    assert profile.main(["--list"]) == 0
+    assert "phones: no adb" in capsys.readouterr().out
 
 
 def test_where_adb_is_looked_for(tmp_path, monkeypatch):
