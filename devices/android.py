@@ -140,6 +140,8 @@ class AndroidDevice:
             fixed = bool(option(self._spec, "fixed_performance"))
             self._changed = runner.patiently(lambda: self._keeper.apply(fixed))
             self._runner = runner
+            if mask is None and option(self._spec, "cluster") != "all":
+                self.tell(f"phone {self.adb.serial}: threads are not bound to cores, expect wide intervals")
         return self._runner
 
     @property

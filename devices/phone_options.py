@@ -91,14 +91,30 @@ def check_model(spec: DeviceSpec, model: str, serial: str) -> None:
 
 
 def setup_mask(spec: DeviceSpec, facts: Facts) -> int | None:
-    """The mask of cores: the file's, else that of its cluster; None where nothing can be set. Raises SpecError."""
+    """The mask of cores: the file's, else that of its cluster; None where threads are not to be bound, or cannot be.
+
+    Raises SpecError where the file asks for cores, and the phone has no `taskset` or not these cores.
+    """
     threads, text = option(spec, "threads"), option(spec, "mask")
+
+    def bad(what: str) -> SpecError:
+        return SpecError(f"{spec.name}.toml: {what}")
+
     if "taskset" not in facts.tools:
+        asked = "mask" if text else "cluster" if spec.options.get("cluster", "all") != "all" else ""
+        if asked:
+            raise bad(
+                f"options.{asked} = '{option(spec, asked)}', but the phone has no `taskset` to bind threads with: "
+                'cluster = "all" and no mask in a device file of your own'
+            )
         return None
     try:
         mask = int(text, 16) if text else cluster_mask(facts.clusters, option(spec, "cluster"), threads)
     except PhoneError as error:
-        raise SpecError(f"{spec.name}.toml: {error}") from None
+        raise bad(str(error)) from None
     if mask is not None and mask.bit_count() < threads:
-        raise SpecError(f"{spec.name}.toml: threads = {threads}, but mask {mask:x} has {mask.bit_count()} cores")
+        raise bad(f"threads = {threads}, but mask {mask:x} has {mask.bit_count()} cores")
+    there = sum({cluster.mask for cluster in facts.clusters})
+    if mask is not None and there and mask & ~there:
+        raise bad(f"mask = {mask:x} names cores that the phone does not have: its own are {there:x}")
     return mask
