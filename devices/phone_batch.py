@@ -26,8 +26,8 @@ DELEGATES = {
     "gpu": ("--use_gpu=true",),
     "nnapi": ("--use_nnapi=true",),
 }
-#: delegate -> the name in benchmark_model's own words; only these leave the CPU, so only these can fall back to it.
-ACCELERATORS = {"gpu": "GPU", "nnapi": "NNAPI"}
+#: delegate -> the name in benchmark_model's own words, of those that are asked for and may not run all the same.
+EXPLICIT = {"gpu": "GPU", "nnapi": "NNAPI", "xnnpack": "XNNPACK"}
 
 
 class NotExecutable(DeviceError):
@@ -136,7 +136,7 @@ def _outcome(out: str, err: str, code: int, job: Job, delegate: str) -> Outcome 
     if code not in (0, 1):  # 1: it says why itself
         return DeviceError(f"benchmark_model failed with {exit_meaning(code)}{': ' + said if said else ''}")
     try:
-        outcome = parse(out + "\n" + err, runs=job.loops, delegate=ACCELERATORS.get(delegate))
+        outcome = parse(out + "\n" + err, runs=job.loops, delegate=EXPLICIT.get(delegate))
     except DeviceError as error:
         return error
     return outcome if code == 0 else DeviceError(f"benchmark_model failed with exit code {code}: {said}")

@@ -40,10 +40,12 @@ def verify(
 ) -> tuple[list[Verdict], list[Block]]:
     """Measure `networks` (name -> ops), and the ops of the network `blocks_of`, together in rounds.
 
-    The blocks' times are those inside the network where the device attributes them (`node_times_s`), else alone.
+    The blocks' times are those inside the network where the device attributes them (latency/in_context.py), else alone.
     Raises UnsupportedOp before anything is timed.
     """
+    from devices.base import DeviceError, DeviceUnavailable
     from latency.disagree import Block, Verdict
+    from latency.in_context import node_seconds
     from latency.measure import Workload
     from latency.modules import build
     from latency.space import without_identities
@@ -53,6 +55,7 @@ def verify(
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     todo = network_workloads(networks)
     todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
+    chain = without_identities(networks[blocks_of]) if blocks_of else ()
     nodes: dict[str, float] = {}
 
     def on_failed(key: str, error: Exception | str) -> None:
@@ -61,15 +64,20 @@ def verify(
         ui.warn(f"{key} could not be timed alone: {error}")
 
     def attribute(sessions: Mapping[str, Session]) -> None:
-        if blocks_of and hasattr(sessions[blocks_of], "node_times_s"):
-            nodes.update(sessions[blocks_of].node_times_s(NODE_LOOPS))  # type: ignore[attr-defined]
+        """The last thing that is done: where it fails, what was timed is kept."""
+        if not blocks_of:
+            return
+        lone = {op: sessions[str(op)] for op in alone if str(op) in sessions}
+        try:
+            nodes.update(node_seconds(chain, sessions[blocks_of], lone, NODE_LOOPS))
+        except (DeviceError, DeviceUnavailable) as error:
+            ui.warn(f"blocks are compared by their times alone, not inside the network: {error}")
 
     found = time_together(todo, device, policy, ui.progress, seed, on_failed, attribute)
     verdicts = [
         Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
     ]
     blocks = []
-    chain = without_identities(networks[blocks_of]) if blocks_of else ()
     inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
     f_s, f_std_s = predictor.predict_s(alone, return_std=True) if inside else predictor.alone_s(alone)
     for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):

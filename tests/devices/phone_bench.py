@@ -38,7 +38,7 @@ class Bench:
     def run(self, argv: list[str], folder: str, control: dict[str, Any]) -> dict[str, Any]:
         """`{"out", "err", "code", "signal"}` of one command line.
 
-        CONTROL: `generation`; `unknown` flags that this build does not know; `fallback` (the GPU takes nothing);
+        CONTROL: `generation`; `unknown` flags that this build does not know; `fallback` (the delegate takes nothing);
         `slow` (factor on every time: a slower phone); `faults`: model file or "*" -> one of `signal`, `garbage`,
         `cut` (share of the text that arrives), `sleep` (seconds), with `times`, how often it is shown (default always).
         """
@@ -122,7 +122,7 @@ def said(flags: dict[str, str], control: dict[str, Any]) -> list[str]:
             continue
         lines.append(
             f"Though {name} delegate is explicitly applied, the model graph will not be executed by the delegate."
-            if control.get("fallback") and name != "XNNPACK"
+            if control.get("fallback")
             else f"Explicitly applied {name} delegate, and the model graph will be completely executed by the delegate."
         )
     return lines

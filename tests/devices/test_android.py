@@ -13,6 +13,7 @@ import pytest
 from devices.adb import Adb
 from devices.adb_states import PhoneUnavailable
 from devices.base import Device, DeviceError, Session
+from devices.benchmark_delegates import DelegateFallback
 from devices.phone_group import PhoneGroup
 from tests.conftest import ROOT
 from tests.devices.texts import GENERATIONS
@@ -89,9 +90,15 @@ def test_larger_models_take_longer(phone, open_phone, models):
 
 def test_op_table_of_a_model(phone, open_phone, models):
     device = open_phone(phone)
-    times = device.session(models[0]).node_times_s(3)
-    assert list(times) == ["[conv_2d]:0"]
-    assert all(s > 0 for s in times.values())
+    times = device.session(models[0]).kernels_s(3)
+    assert [kind for kind, _ in times] == ["CONV_2D"]
+    assert all(s > 0 for _, s in times)
+    phone.set(generation="litert_python", slow=500.0)
+    with pytest.raises(DeviceError, match="no 'Run Order' table"):
+        device.session(models[0]).kernels_s(3)
+    phone.set(generation="classic", unknown=["enable_op_profiling"])
+    with pytest.raises(DeviceError, match="does not know --enable_op_profiling=true"):
+        device.session(models[0]).kernels_s(3)
 
 
 def test_a_phone_that_drops_in_the_middle_comes_back(phone, open_phone, models):
@@ -196,6 +203,30 @@ def test_fallback_to_the_cpu_is_refused(phone, open_phone, models):
     phone.set(fallback=True)
     with pytest.raises(DeviceError, match="the GPU delegate runs nothing of the model: silent fallback to the CPU"):
         session.time_s(1)
+
+
+def test_xnnpack_that_takes_nothing_is_refused(phone, open_phone, models):
+    """The program goes on with the reference kernels and exits with 0."""
+    phone.set(fallback=True)
+    with pytest.raises(DelegateFallback, match=r"the XNNPACK delegate runs nothing of the model: .*reference kernels"):
+        open_phone(phone).session(models[0]).time_s(1)
+    assert open_phone(phone, delegate="cpu").session(models[0]).time_s(1) > 0
+    phone.set(generation="litert", slow=500.0)
+    with pytest.raises(DelegateFallback, match="XNNPACK"):
+        open_phone(phone).session(models[0]).time_s(1)
+
+
+def test_threads_that_are_not_bound_are_told_of(phone, open_phone, models):
+    for file in (phone.root / "sys/devices/system/cpu/cpufreq").glob("*/cpuinfo_max_freq"):
+        file.unlink()
+    told: list[str] = []
+    for options in ({}, {"cluster": "all"}):
+        device = open_phone(phone, **options)
+        device.tell = told.append
+        device.session(models[0])
+    assert told == [f"phone {phone.serial}: threads are not bound to cores, expect wide intervals"], (
+        "not where asked for"
+    )
 
 
 def test_a_flag_that_the_binary_ignores_is_refused(phone, open_phone, models):

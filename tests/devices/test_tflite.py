@@ -125,6 +125,12 @@ def test_the_older_runtime_serves_where_only_that_is_there(monkeypatch):
     monkeypatch.setattr(tflite.importlib.metadata, "version", lambda name: f"of {name}")
     assert tflite._runtime("tflite") == (old, "tflite-runtime of tflite-runtime")
 
+    def absent(name):
+        raise tflite.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(tflite.importlib.metadata, "version", absent)
+    assert tflite._runtime("tflite") == (old, "tflite-runtime unknown"), "built from source: no distribution"
+
 
 def test_cpu_int8_computes_in_int8_and_stays_near():
     import numpy as np
