@@ -37,8 +37,11 @@ def verify(
     ui: Ui,
     seed: int = 0,
     blocks_of: str | None = None,
+    predicted: dict[str, tuple[float, float]] | None = None,
 ) -> tuple[list[Verdict], list[Block]]:
     """Measure `networks` (name -> ops), and the ops of the network `blocks_of`, together in rounds.
+
+    `predicted` are (seconds, standard error) by name, where they are not the predictor's by its blocks.
 
     The blocks' times are those inside the network where the device attributes them (`node_times_s`), else alone.
     Raises UnsupportedOp before anything is timed.
@@ -49,7 +52,7 @@ def verify(
     from latency.space import without_identities
     from latency.timing import network_workloads, time_together
 
-    predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
+    predicted = predicted or {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     f_s, f_std_s = predictor.predict_s(alone, return_std=True)
     todo = network_workloads(networks)
@@ -165,6 +168,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.files import write_json
     from latency.host import HostWatch, advice, host_state
     from latency.measure import Policy
+    from latency.predict import predict_networks
     from latency.predictor import load_predictor
     from latency.space import load_architecture, load_space, space_names
 
@@ -181,11 +185,15 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(
             f"--recalibrate needs random networks: name the space of '{space_name}' with --space FILE.py:NAME"
         )
+    predicted, by_blocks = predict_networks(networks, predictor)
+    if not by_blocks:
+        ui.say(f"{args.predictor} knows kernels, not these blocks: networks are predicted by their kernels, "
+               "blocks are not compared")  # fmt: skip
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
     before, watch = host_state(), HostWatch()
     with target(args, ui) as device:
-        blocks_of = "found" if args.blocks else None
-        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of)
+        blocks_of = "found" if args.blocks and by_blocks else None
+        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of, predicted)
         fingerprint = device.describe()
         state = device.state() if hasattr(device, "state") else None
     gap, blocks = judge(verdicts), judge_blocks(blocks)
@@ -201,6 +209,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "measured_ms": mine.measured_s * 1e3,
         "ci_ms": [s * 1e3 for s in mine.ci_s],
         "error": mine.error,
+        "predicted_by": "blocks" if by_blocks else "kernels",
         "gap": gap.kind,
         "scale": gap.scale,
         "scale_interval": list(gap.interval),

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from devices.onnx_cpu import export_onnx
 from latency import verify
 from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
+from latency.features import FEATURES, discrete_values, feature_matrix
 from latency.fitting import fit_predictor
 from latency.joint import Observation
-from latency.predictor import load_predictor
+from latency.modules import build_network
+from latency.onnx_graph import kernels_of
+from latency.predict import predict_architecture
+from latency.predictor import LatencyPredictor, load_predictor
+from latency.uncertainty import KindModel
 from tests.latency.conftest import small_space, true_s
 
 
@@ -121,6 +128,54 @@ def test_without_blocks_only_networks_are_timed(run, tmp_path):
     kept = json.loads((tmp_path / "verify.json").read_text())
     assert kept["blocks"] == []
     assert kept["gap"] == "unknown", "two networks do not tell a scale"
+
+
+@pytest.fixture(scope="module")
+def of_kernels():
+    """A predictor of the kinds of kernels in networks of `small_space`: 1 us and 0.1 ns a MAC each."""
+    space, kinds = small_space(), {}
+    for candidate in range(6):
+        ops = space.architecture([candidate] * 5).ops
+        for k in kernels_of(export_onnx(build_network(ops), ops[0].input_shape)):
+            kinds.setdefault(type(k.op).__name__, []).append(k.op)
+    model = {
+        "kind": "linear", "columns": np.array([FEATURES.index("macs")]), "coef": np.array([1e-10]), "intercept": 1e-6,
+        "floor_s": 1e-9, "std": 0.01,
+    }  # fmt: skip
+    found = {}
+    for name, ops in kinds.items():
+        values = [discrete_values(op) for op in ops]
+        discrete = {field: sorted({v[field] for v in values}) for field in values[0]}
+        x = feature_matrix(ops)
+        found[name] = KindModel(model, {}, discrete, x.min(axis=0), x.max(axis=0))
+    return LatencyPredictor("slow", found, network_rel_std=0.05)
+
+
+def test_a_predictor_of_kernels_is_checked_by_networks(run, tmp_path, of_kernels):
+    of_kernels.save(tmp_path / "kernels.pkl")
+    code, result, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "kernels.pkl"), "--random", "2")
+    assert code == 0
+    assert result["predicted_by"] == "kernels"
+    assert result["blocks_off"] == []
+    assert err.count("networks are predicted by their kernels, blocks are not compared") == 1
+    by_kernels = predict_architecture(tmp_path / "architecture.json", load_predictor(tmp_path / "kernels.pkl"))
+    assert result["predicted_ms"] == pytest.approx(by_kernels.seconds * 1e3)
+    assert len(json.loads((tmp_path / "verify.json").read_text())["random"]) == 2
+
+
+def test_networks_that_kernels_do_not_cover_whole_are_not_predicted(run, tmp_path, of_kernels):
+    depthwise = of_kernels.kinds["Depthwise"]
+    others = {name: kind for name, kind in of_kernels.kinds.items() if name != "Depthwise"}
+    replace(of_kernels, kinds=others).save(tmp_path / "kernels.pkl")
+    code, _, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "kernels.pkl"))
+    assert code == 2
+    assert "found: 5 of its" in err
+    assert "kernels are not covered: Depthwise: " in err
+    LatencyPredictor("slow", {"Linear": depthwise}).save(tmp_path / "other.pkl")
+    code, _, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "other.pkl"))
+    assert code == 2
+    assert "MBConv(" in err
+    assert "was fitted on Linear; profile it" in err
 
 
 @pytest.mark.parametrize(
