@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latency.console import Ui
+from latency.device_state import states
 from latency.fitting import Details, fit_detailed
 from latency.joint import Observation
 from latency.kernel_fit import fit_kernels
@@ -39,6 +40,7 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     rows = _observed(path, observations(table))
     content = table.provenance()
     provenance = _provenance(path, table.digest(), content["fingerprint"]) | {"sessions": len(content["sessions"])}
+    provenance |= _state(content)
     device = str(content["fingerprint"].get("device", path.stem))
     of_kernels = any(s.get("kernel_lot") is not None for s in content["sessions"])  # kernels timed inside networks
     with ui.progress(f"fitting {path.stem}") as report:
@@ -53,6 +55,12 @@ def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
             f"{path}: no measured ops in it; run python -m latency.profile again, it goes on where it stopped"
         )
     return rows
+
+
+def _state(content: dict[str, Any]) -> dict[str, Any]:
+    """Heat and clocks of the sessions of a table, where its device tells them."""
+    found = states(*(s.get("device_state") for s in content["sessions"]))
+    return {"device_state": found} if found else {}
 
 
 def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +99,7 @@ def fit_transfer(
     Raises TransferError, UnsupportedOp where a source does not know an op of the networks.
     """
     known = load_sources(sources)
+    state: dict[str, Any] = {}
     if networks is not None:
         path, rows = networks, read_networks(networks, load_space(space), column)
         fingerprint: dict[str, Any] = {"device": device, "runtime": f"column {column} of {path.name}"}
@@ -98,11 +107,11 @@ def fit_transfer(
     else:
         assert table is not None
         opened, path = LatencyTable(table), table
-        rows, fingerprint = _observed(path, observations(opened)), opened.provenance()["fingerprint"]
-        digest = opened.digest()
+        rows, content, digest = _observed(path, observations(opened)), opened.provenance(), opened.digest()
+        fingerprint, state = content["fingerprint"], _state(content)
     rows = [r for r in rows if len(r.ops) > 1][:few]
     check_sources(known, rows)
-    provenance = _provenance(path, digest, fingerprint) | {"transfer_from": [s.device for s in known]}
+    provenance = _provenance(path, digest, fingerprint) | state | {"transfer_from": [s.device for s in known]}
     with ui.progress(f"fitting {device}") as report:
         return fit_detailed(
             device,

@@ -96,8 +96,10 @@ def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) 
     return {op: sum(v) / len(v) for op, v in by_op.items()}
 
 
-def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str]) -> None:
-    """The table of verdicts, and why they are as they are."""
+def tell(
+    ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str], changed: Sequence[str] = ()
+) -> None:
+    """The table of verdicts, and why they are as they are: `differing` fingerprints, `changed` heat and clocks."""
     from latency.disagree import shared_by, words
 
     def row(v: Verdict) -> list[str]:
@@ -117,6 +119,8 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
     ui.say(words(gap))
     for line in differing:
         ui.say(f"the predictor was fitted on another target: {line}")
+    for line in changed:
+        ui.say(f"the device is in another state than when it was profiled: {line}")
     far = [b for b in blocks if b.far]
     if far:
         ui.table(
@@ -132,7 +136,13 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
 
 
 def _recalibrate(
-    ui: Ui, args: argparse.Namespace, predictor: LatencyPredictor, gap: Gap, here: dict[str, Any], of: list[Verdict]
+    ui: Ui,
+    args: argparse.Namespace,
+    predictor: LatencyPredictor,
+    gap: Gap,
+    here: dict[str, Any],
+    of: list[Verdict],
+    now: list[dict[str, Any]],
 ) -> dict[str, Any]:
     from latency.disagree import recalibrated
 
@@ -141,7 +151,7 @@ def _recalibrate(
         return {"recalibrated": None, "exit_code": 0 if gap.kind == "none" else 3}
     source = Path(args.predictor)
     out = Path(args.out or source.with_name(f"{source.stem}-recalibrated.pkl"))
-    made = recalibrated(predictor, gap, here, of)
+    made = recalibrated(predictor, gap, here, of, now)
     made.save(out)
     done = made.provenance["recalibrated"][-1]
     ui.say(
@@ -164,6 +174,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     import devices
+    from latency.device_state import state_differences, states
     from latency.disagree import differences, judge, judge_blocks, shared_by
     from latency.files import write_json
     from latency.host import HostWatch, advice, host_state
@@ -198,7 +209,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         state = device.state() if hasattr(device, "state") else None
     gap, blocks = judge(verdicts), judge_blocks(blocks)
     differing = differences(predictor.provenance.get("fingerprint", {}), fingerprint)
-    tell(ui, verdicts, blocks, gap, differing)
+    changed = state_differences(predictor.provenance.get("device_state", []), states(state))
+    tell(ui, verdicts, blocks, gap, differing, changed)
     governor, here = str(fingerprint.get("governor", "")), "cpu" in fingerprint
     unsure = advice([], policy.target, policy.budget_s, before, watch.facts(), None, governor, here)
     for line in unsure:
@@ -213,7 +225,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "gap": gap.kind,
         "scale": gap.scale,
         "scale_interval": list(gap.interval),
-        "differences": differing,
+        "differences": [*differing, *changed],
         "blocks_off": [str(b.op) for b in blocks if b.far],
         "blocks_share": shared_by(blocks),
         "advice": unsure,
@@ -233,7 +245,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     )
     ui.say(f"wrote {out}")
     if args.recalibrate:
-        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts)
+        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts, states(state))
     return result
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from devices.onnx_cpu import export_onnx
-from latency import verify
+from devices.replay import ReplayDevice
+from latency import fit, profile, verify
+from latency.device_state import state_differences, states
 from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
 from latency.features import FEATURES, discrete_values, feature_matrix
 from latency.fitting import fit_predictor
@@ -120,6 +122,46 @@ def test_another_number_of_threads_is_named(run, tmp_path):
     assert kept["device"]["threads"] == 4
     assert len(kept["blocks"]) == 5
     assert kept["judged"]["networks"] == 9
+
+
+def test_heat_and_clocks_of_the_table_are_compared(run, tmp_path, replay_toml, space_py, monkeypatch, capsys):
+    """Profiled at 31 C, verified at 44 C, by the commands; the recalibrated predictor is one of 44 C."""
+
+    def at(celsius, mhz=None):
+        state = {"serial": "S3CRET", "heat": f"thermal status 0, CPU {celsius} C", "mhz_low_median_high": mhz}
+        monkeypatch.setattr(ReplayDevice, "state", lambda self: state, raising=False)
+
+    at(31, [1800, 2800, 2800])
+    out = tmp_path / "slow.csv"
+    args = ["--device", replay_toml, "--space", space_py, "--networks", 9, "--budget-min", 0.05, "--out", out]
+    assert profile.main([str(a) for a in args]) == 0
+    assert fit.main([str(out), "--out", str(tmp_path / "warm.pkl"), "--folds", "2", "--no-report"]) == 0
+    assert b"S3CRET" not in (tmp_path / "warm.pkl").read_bytes(), "a predictor is passed on"
+    assert load_predictor(tmp_path / "warm.pkl").provenance["device_state"][0]["heat"].endswith("31 C")
+    capsys.readouterr()
+    warm = ["--predictor", str(tmp_path / "warm.pkl")]
+    _, result, _ = run(lambda op: 1.0, *warm)
+    assert not any("temperature" in line for line in result["differences"])
+    at(44, [1800, 1900, 2800])
+    _, result, err = run(lambda op: 1.3, *warm, "--recalibrate")
+    about = [line.partition(" (")[0] for line in result["differences"]]
+    assert {"temperature: table at 31 C, here 44 C", "clock: table at 2800 MHz, here 1900 MHz"} <= set(about)
+    assert "in another state than when it was profiled: temperature: table at 31 C, here 44 C (a warm chip" in err
+    _, result, _ = run(lambda op: 1.3, "--predictor", result["recalibrated"])
+    assert not any("temperature" in line for line in result["differences"])
+
+
+def test_states_of_phones_and_sessions_are_a_range():
+    cool, warm, throttled = ({"heat": f"thermal status {s}, skin {c} C"} for s, c in ((0, 31), (0, 36), (2, 52)))
+    table = states({"a": {"serial": "a", **cool}, "b": {"serial": "b", **warm}}, None, cool)
+    assert table == [cool, warm, cool]
+    assert state_differences(table, [{"heat": "thermal status 0, AP 40 C"}]) == [], "within 5 C"
+    assert [line.partition(" (")[0] for line in state_differences(table, states(throttled))] == [
+        "temperature: table at 31 to 36 C, here 52 C",
+        "thermal status: table at 0, here 2",
+    ]
+    assert state_differences([], [throttled]) == state_differences(table, []) == []
+    assert state_differences(table, [{"heat": "thermal status not told"}]) == []
 
 
 def test_without_blocks_only_networks_are_timed(run, tmp_path):
