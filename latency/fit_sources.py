@@ -20,9 +20,10 @@ from latency.predictor import LatencyPredictor
 from latency.published import read_published
 from latency.space import load_space
 from latency.table import LatencyTable
-from latency.transfer import check_sources, fit_from, load_sources
+from latency.transfer import MIN_NETWORKS, check_sources, fit_from, load_sources
 
 Z95 = 1.96
+FEW_NETWORKS = 10  # without a single op timed alone: below this a fit says so, below MIN_NETWORKS there is none
 
 Fitted = tuple[LatencyPredictor, Details]
 
@@ -41,6 +42,7 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     content = table.provenance()
     provenance = _provenance(path, table.digest(), content["fingerprint"]) | {"sessions": len(content["sessions"])}
     provenance |= _state(content)
+    _enough(path, rows, ui)
     device = str(content["fingerprint"].get("device", path.stem))
     of_kernels = any(s.get("kernel_lot") is not None for s in content["sessions"])  # kernels timed inside networks
     with ui.progress(f"fitting {path.stem}") as report:
@@ -55,6 +57,18 @@ def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
             f"{path}: no measured ops in it; run python -m latency.profile again, it goes on where it stopped"
         )
     return rows
+
+
+def _enough(path: Path, rows: Sequence[Observation], ui: Ui) -> None:
+    """Raises FitError, or warns, where there are whole networks only, and too few of them to tell their ops apart."""
+    n = len({r.ops for r in rows})
+    if any(len(r.ops) == 1 for r in rows) or n >= FEW_NETWORKS:
+        return
+    found = f"{path}: {n} different network{'s' if n != 1 else ''}, no op timed alone"
+    advice = "measure more, or their ops too, or start from other devices with --transfer-from"
+    if n < MIN_NETWORKS:
+        raise FitError(f"{found}; at least {MIN_NETWORKS} are needed, {FEW_NETWORKS} are few: {advice}")
+    ui.warn(f"{found}: below {FEW_NETWORKS}, predictions and the errors told of them are guesses; {advice}")
 
 
 def _state(content: dict[str, Any]) -> dict[str, Any]:
@@ -73,8 +87,9 @@ def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[st
 
 
 def fit_networks(path: Path, space_name: str, column: str, device: str, ui: Ui) -> Fitted:
-    """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError."""
+    """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError, FitError for too few."""
     rows = read_networks(path, load_space(space_name), column)
+    _enough(path, rows, ui)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     fingerprint = {"device": device, "runtime": f"column {column} of {path.name}; not stated otherwise"}
     with ui.progress(f"fitting {column}") as report:

@@ -220,6 +220,16 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert 0 < std < 0.05 * seconds
 
 
+@pytest.mark.parametrize(("n", "warned"), [(3, True), (9, True), (10, False)])
+def test_few_networks_alone_are_warned_of(n, warned, space_py, tmp_path, capsys):
+    path = tmp_path / "few.csv"
+    path.write_text("arch,a_ms\n" + "".join(f"{i % 6}{i // 6}{i % 5}00,{1 + i / 10}\n" for i in range(n)))
+    args = ["--networks", path, "--space", space_py, "--column", "a_ms", "--out", tmp_path / "f.pkl", "--no-report"]
+    code, _, err = call(fit.main, *args, capsys=capsys)
+    assert code == 0
+    assert (f"warning: {path}: {n} different networks, no op timed alone: below 10" in err) is warned
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -236,6 +246,8 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
         (["--networks", "digit.csv", "--space", "fbnet", "--column", "a_ms"], "has 9 candidates, got index 9"),
         (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "bad.csv/x.pkl"], "cannot write bad.csv/x.pkl"),
         (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "."], "it is a folder"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms"], "ok.csv: 1 different network, no op timed alone; at least 3"),
+        (["--networks", "two.csv", "--space", "fbnet", "--column", "a_ms"], "two.csv: 2 different networks, no op timed alone; at least 3"),
         (["--networks", "bad.csv", "--space", "fbnett", "--column", "a_ms"], "did you mean 'fbnet'?"),
     ],
 )  # fmt: skip
@@ -244,6 +256,7 @@ def test_bad_input_is_one_line_and_exit_2(args, says, tmp_path, monkeypatch, cap
     good = "0" * 22
     (tmp_path / "bad.csv").write_text(f"arch,a_ms\n{good},1.5\n12 ,1.0\n")
     (tmp_path / "ok.csv").write_text("arch,a_ms\n" + f"{good},1.5\n" * 12)
+    (tmp_path / "two.csv").write_text(f"arch,a_ms\n{good},1.5\n{'1' * 22},1.5\n{good},1.6\n")
     (tmp_path / "zero.csv").write_text(f"arch,a_ms\n{good},-1\n")
     (tmp_path / "digit.csv").write_text(f"arch,a_ms\n{'9' * 22},1\n")
     (tmp_path / "a.pkl").write_bytes(b"")
