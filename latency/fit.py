@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, parser, run
+from latency.files import check_writable
 
 if TYPE_CHECKING:
     from latency.fit_sources import Fitted
@@ -135,6 +136,7 @@ def _single(ui: Ui, args: argparse.Namespace) -> tuple[Fitted, Path] | None:
 
     device = args.device or args.column.rsplit("_", 1)[0]
     out = Path(args.out or TABLES / f"{device}.pkl")
+    check_writable(out)
     if args.transfer_from:
         if len(args.tables) > 1:
             raise UserError(f"--transfer-from takes one table of the new device, there are {len(args.tables)}")
@@ -181,6 +183,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         if args.tables or stale(path):
             from latency.fit_sources import fit_table
 
+            check_writable(out)
             found.append(_write(ui, fit_table(path, args.folds, ui), out, _page(args, out)))
         else:
             ui.say(f"{out} is newer than {path}: up to date")

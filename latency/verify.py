@@ -37,11 +37,13 @@ def verify(
     ui: Ui,
     seed: int = 0,
     blocks_of: str | None = None,
+    predicted: dict[str, tuple[float, float]] | None = None,
 ) -> tuple[list[Verdict], list[Block]]:
     """Measure `networks` (name -> ops), and the ops of the network `blocks_of`, together in rounds.
 
-    The blocks' times are those inside the network where the device attributes them (latency/in_context.py), else alone.
-    Raises UnsupportedOp before anything is timed.
+    `predicted` are (seconds, standard error) by name, where they are not the predictor's by its blocks. The blocks'
+    times are those inside the network where the device attributes them (latency/in_context.py), else alone. Raises
+    UnsupportedOp before anything is timed.
     """
     from devices.base import DeviceError, DeviceUnavailable
     from latency.disagree import Block, Verdict
@@ -51,7 +53,7 @@ def verify(
     from latency.space import without_identities
     from latency.timing import network_workloads, time_together
 
-    predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
+    predicted = predicted or {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     todo = network_workloads(networks)
     todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
@@ -101,8 +103,10 @@ def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) 
     return {op: sum(v) / len(v) for op, v in by_op.items()}
 
 
-def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str]) -> None:
-    """The table of verdicts, and why they are as they are."""
+def tell(
+    ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str], changed: Sequence[str] = ()
+) -> None:
+    """The table of verdicts, and why they are as they are: `differing` fingerprints, `changed` heat and clocks."""
     from latency.disagree import shared_by, words
 
     def row(v: Verdict) -> list[str]:
@@ -122,6 +126,8 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
     ui.say(words(gap))
     for line in differing:
         ui.say(f"the predictor was fitted on another target: {line}")
+    for line in changed:
+        ui.say(f"the device is in another state than when it was profiled: {line}")
     far = [b for b in blocks if b.far]
     if far:
         ui.table(
@@ -137,7 +143,13 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
 
 
 def _recalibrate(
-    ui: Ui, args: argparse.Namespace, predictor: LatencyPredictor, gap: Gap, here: dict[str, Any], of: list[Verdict]
+    ui: Ui,
+    args: argparse.Namespace,
+    predictor: LatencyPredictor,
+    gap: Gap,
+    here: dict[str, Any],
+    of: list[Verdict],
+    now: list[dict[str, Any]],
 ) -> dict[str, Any]:
     from latency.disagree import recalibrated
 
@@ -146,7 +158,7 @@ def _recalibrate(
         return {"recalibrated": None, "exit_code": 0 if gap.kind == "none" else 3}
     source = Path(args.predictor)
     out = Path(args.out or source.with_name(f"{source.stem}-recalibrated.pkl"))
-    made = recalibrated(predictor, gap, here, of)
+    made = recalibrated(predictor, gap, here, of, now)
     made.save(out)
     done = made.provenance["recalibrated"][-1]
     ui.say(
@@ -169,10 +181,12 @@ def _check(args: argparse.Namespace) -> None:
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     import devices
+    from latency.device_state import state_differences, states
     from latency.disagree import differences, judge, judge_blocks, shared_by
     from latency.files import write_json
     from latency.host import HostWatch, advice, host_state
     from latency.measure import Policy
+    from latency.predict import predict_networks
     from latency.predictor import load_predictor
     from latency.space import load_architecture, load_space, space_names
 
@@ -189,16 +203,21 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(
             f"--recalibrate needs random networks: name the space of '{space_name}' with --space FILE.py:NAME"
         )
+    predicted, by_blocks = predict_networks(networks, predictor)
+    if not by_blocks:
+        ui.say(f"{args.predictor} knows kernels, not these blocks: networks are predicted by their kernels, "
+               "blocks are not compared")  # fmt: skip
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
     before, watch = host_state(), HostWatch()
     with target(args, ui) as device:
-        blocks_of = "found" if args.blocks else None
-        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of)
+        blocks_of = "found" if args.blocks and by_blocks else None
+        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of, predicted)
         fingerprint = device.describe()
         state = device.state() if hasattr(device, "state") else None
     gap, blocks = judge(verdicts), judge_blocks(blocks)
     differing = differences(predictor.provenance.get("fingerprint", {}), fingerprint)
-    tell(ui, verdicts, blocks, gap, differing)
+    changed = state_differences(predictor.provenance.get("device_state", []), states(state))
+    tell(ui, verdicts, blocks, gap, differing, changed)
     governor, here = str(fingerprint.get("governor", "")), "cpu" in fingerprint
     unsure = advice([], policy.target, policy.budget_s, before, watch.facts(), None, governor, here)
     for line in unsure:
@@ -209,10 +228,11 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "measured_ms": mine.measured_s * 1e3,
         "ci_ms": [s * 1e3 for s in mine.ci_s],
         "error": mine.error,
+        "predicted_by": "blocks" if by_blocks else "kernels",
         "gap": gap.kind,
         "scale": gap.scale,
         "scale_interval": list(gap.interval),
-        "differences": differing,
+        "differences": [*differing, *changed],
         "blocks_off": [str(b.op) for b in blocks if b.far],
         "blocks_share": shared_by(blocks),
         "advice": unsure,
@@ -232,7 +252,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     )
     ui.say(f"wrote {out}")
     if args.recalibrate:
-        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts)
+        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts, states(state))
     return result
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from latency import fit, profile
+from latency import fit, pickles, profile
 from latency.joint import Observation, fit_joint
 from latency.ops import Linear, mbconv
 from latency.predictor import UnsupportedOp, from_fit, load_predictor
 from latency.space import load_space
 from latency.stats import mape, spearman
-from latency.transfer import TransferError, check_sources, fit_from, mix, most_informative
+from latency.transfer import AROUND, TransferError, _lean, check_sources, fit_from, mix, most_informative
 from tests.latency.conftest import small_space
 from tests.latency.test_evidence import networks, predictor_of
 
@@ -128,6 +129,47 @@ def test_too_few_networks_or_an_unknown_op_is_said(known):
         check_sources(known, [Observation((op, op), 1e-3, 0.0)] * 3)
 
 
+def test_a_chain_of_transfers_is_saved_or_refused_before_the_fit(tmp_path):
+    """Each generation holds the one before; once they nest too deep for a file, it is said before anything is fitted."""
+    space = small_space(blocks=2)
+    chains = [space.architecture([i, j]).ops for i in range(6) for j in range(6)]
+    few = [Observation(c, sum(1e-5 * op.mid_channels * op.kernel for op in c), 0.0) for c in chains[::6]]
+    source = predictor_of(fit_joint(few, calibrate=False))
+    for generation in range(5):
+        check_sources([source], few)
+        made = predictor_of(fit_from([source], few))
+        made.save(tmp_path / f"g{generation}.pkl")
+        source = load_predictor(tmp_path / f"g{generation}.pkl")
+        assert source.network_s(chains[1]) == made.network_s(chains[1])
+    assert (tmp_path / "g4.pkl").stat().st_size < 2**18, "what serves a source's standard errors only is left out"
+    (name,) = source.kinds
+    while pickles.depth(source.kinds[name].model) + AROUND <= pickles.MAX_DEPTH:
+        made = replace(source, kinds={name: wrapped(source.kinds[name])})
+        made.save(tmp_path / "deep.pkl")
+        source = load_predictor(tmp_path / "deep.pkl")
+    with pytest.raises(TransferError, match=r"deep\.pkl: transferred from transferred predictors too many times"):
+        check_sources([source], few)
+
+
+def wrapped(kind):
+    """`kind` as a transfer from it has it, without the fit."""
+    models = {"kind": "mixture", "models": [kind.model], "weights": np.ones(1), "floor_s": 1e-9}
+    return replace(kind, model={**kind.model, "prior": models})
+
+
+def test_what_serves_standard_errors_only_is_left_out_at_every_level():
+    evidence = {"kind": "evidence", "v": np.ones((4, 3)), "prior": {"kind": "work", "weights": np.ones(5)}}
+    trees = {"kind": "trees", "value": np.ones(2), "prior": {"kind": "mixture", "models": [evidence]}}
+    model = {
+        "kind": "context",
+        "model": {"kind": "blend", "std": 0.1, "models": [evidence, trees]},
+        "rates": np.ones(2),
+    }
+    lean = _lean(model)["model"]["models"]
+    assert lean[0]["v"].shape == lean[1]["prior"]["models"][0]["v"].shape == (4, 0)
+    assert evidence["v"].shape == (4, 3), "the source stays as it is"
+
+
 def call(main, *args, capsys):
     code = main([str(a) for a in args])
     out = capsys.readouterr()
@@ -176,6 +218,16 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert 0 < std < 0.05 * seconds
 
 
+@pytest.mark.parametrize(("n", "warned"), [(3, True), (9, True), (10, False)])
+def test_few_networks_alone_are_warned_of(n, warned, space_py, tmp_path, capsys):
+    path = tmp_path / "few.csv"
+    path.write_text("arch,a_ms\n" + "".join(f"{i % 6}{i // 6}{i % 5}00,{1 + i / 10}\n" for i in range(n)))
+    args = ["--networks", path, "--space", space_py, "--column", "a_ms", "--out", tmp_path / "f.pkl", "--no-report"]
+    code, _, err = call(fit.main, *args, capsys=capsys)
+    assert code == 0
+    assert (f"warning: {path}: {n} different networks, no op timed alone: below 10" in err) is warned
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -190,6 +242,10 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
         (["--networks", "bad.csv", "--space", "fbnet", "--column", "a_ms"], "bad.csv line 3: '12' "),
         (["--networks", "zero.csv", "--space", "fbnet", "--column", "a_ms"], "zero.csv line 2: a_ms = -1 is not a positive time"),
         (["--networks", "digit.csv", "--space", "fbnet", "--column", "a_ms"], "has 9 candidates, got index 9"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "bad.csv/x.pkl"], "cannot write bad.csv/x.pkl"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "."], "it is a folder"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms"], "ok.csv: 1 different network, no op timed alone; at least 3"),
+        (["--networks", "two.csv", "--space", "fbnet", "--column", "a_ms"], "two.csv: 2 different networks, no op timed alone; at least 3"),
         (["--networks", "bad.csv", "--space", "fbnett", "--column", "a_ms"], "did you mean 'fbnet'?"),
     ],
 )  # fmt: skip
@@ -197,6 +253,8 @@ def test_bad_input_is_one_line_and_exit_2(args, says, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     good = "0" * 22
     (tmp_path / "bad.csv").write_text(f"arch,a_ms\n{good},1.5\n12 ,1.0\n")
+    (tmp_path / "ok.csv").write_text("arch,a_ms\n" + f"{good},1.5\n" * 12)
+    (tmp_path / "two.csv").write_text(f"arch,a_ms\n{good},1.5\n{'1' * 22},1.5\n{good},1.6\n")
     (tmp_path / "zero.csv").write_text(f"arch,a_ms\n{good},-1\n")
     (tmp_path / "digit.csv").write_text(f"arch,a_ms\n{'9' * 22},1\n")
     (tmp_path / "a.pkl").write_bytes(b"")
