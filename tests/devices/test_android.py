@@ -332,14 +332,16 @@ def test_a_phone_of_another_model_is_refused(make_phone, open_phone):
 def test_two_phones_share_the_work(make_phone, open_phone, models):
     phones = [make_phone(), make_phone()]
     group = PhoneGroup([open_phone(p) for p in phones])
-    sessions = [group.session(m) for m in models]
+    sessions = [group.session(m) for m in models] * 4
     seen = set()
-    for _ in range(6):
-        columns = group.time_round(sessions, [2] * 4)
-        assert sorted(i for column in columns for i, _ in column) == [0, 1, 2, 3], "each workload once a round"
+    for _ in range(3):
+        columns = group.time_round(sessions, [2] * 16)
+        assert sorted(i for column in columns for i, _ in column) == [*range(16)], "each workload once a round"
         assert len(columns) == 2
         seen |= {(n, i) for n, column in enumerate(columns) for i, _ in column}
-    assert len(seen) > 5, "dealt out anew every round"
+    assert len(seen) > 17, "dealt out anew every round"
+    few = group.time_round(sessions[:4], [2] * 4)
+    assert [sorted(i for i, _ in column) for column in few] == [[0, 1, 2, 3]] * 2, "too few to tell the phones apart"
     assert all(p.invocations() for p in phones)
     assert set(group.state()) == {p.serial for p in phones}
     assert isinstance(group, Device)
