@@ -51,8 +51,6 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     if errors.get("extrapolation"):
         said = ", ".join(f"{name} {error:.1%}" for name, error in errors["extrapolation"].items())
         ui.say(f"outside what was measured (all ops of one value left out at once): {said}")
-    if errors["network_mape"] is None and errors.get("network_loo_mape") is not None:
-        ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
     if errors["network_mape"] is not None:
         rows = [["this predictor", f"{errors['network_mape']:.2%}", f"{errors['network_spearman']:.3f}"]]
         rows += [
@@ -67,10 +65,14 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         )
     if errors.get("network"):
         of = errors["network"]
+        who = f"{of['n']:.0f} networks, none held out, each left out of the fit in turn: MAPE {of['mape']:.2%}, "
         ui.say(
+            f"{who if errors.get('network_how') == 'left out in turn' else ''}"
             f"within 5 % {of['within_5']:.0%}, within 10 % {of['within_10']:.0%}; "
             f"nominal 90 % intervals hold {of['coverage_90']:.0%} of them"
         )
+    elif errors["network_mape"] is None and errors.get("network_loo_mape") is not None:  # of an older file
+        ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
 
 
 def show(ui: Ui, predictor: LatencyPredictor) -> None:

@@ -29,7 +29,7 @@ from latency.uncertainty import KindModel
 CORRECTION = 0.1  # prior median of the standard deviation of log F about the mixture
 PULL = 0.03  # relative error of a network that weighs as much as one device's share being off by all of it
 MIN_NETWORKS = 3
-AROUND = 7  # levels of a predictor's file about a source's model: file, kinds, kind, context, model, prior, models
+AROUND = 7  # levels of a predictor's file about a source's model: file, kinds, kind, model, prior, models, context
 
 
 class TransferError(UserError):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from latency import fit, pickles, profile
-from latency.joint import Observation, fit_joint
+from latency.fit_errors import judged
+from latency.joint import JointFit, Observation, fit_joint
 from latency.ops import Linear, mbconv
-from latency.predictor import UnsupportedOp, from_fit, load_predictor
+from latency.predictor import LatencyPredictor, UnsupportedOp, from_fit, load_predictor
 from latency.space import load_space
 from latency.stats import mape, spearman
 from latency.transfer import AROUND, TransferError, _lean, check_sources, fit_from, mix, most_informative
@@ -170,6 +171,21 @@ def test_what_serves_standard_errors_only_is_left_out_at_every_level():
     assert evidence["v"].shape == (4, 3), "the source stays as it is"
 
 
+def test_intervals_of_networks_left_out_are_as_wide_as_the_others_errors():
+    """One outlier of 20: its own interval is that of the others, which do not know of it, and misses it."""
+    chains = [c.candidates for c in small_space(blocks=4).choices] * 5
+    nets = [Observation(c, 1.0, 0.0) for c in chains]
+    error = np.array([0.01, -0.01] * 10)
+    error[7] = 0.5
+    joint = JointFit({}, 0.0, 1.0, {}, error, np.full(20, 0.01))
+    found = judged(LatencyPredictor("new", {}), joint, nets, [])
+    assert found.how == "left out in turn"
+    assert found.predicted_s * (1 + error) == pytest.approx(found.measured_s)
+    relative = found.std_s / found.predicted_s
+    assert relative[7] < 0.02 < np.median(relative)
+    assert judged(LatencyPredictor("new", {}), replace(joint, loo_error=np.empty(0)), nets, []).how == ""
+
+
 def call(main, *args, capsys):
     code = main([str(a) for a in args])
     out = capsys.readouterr()
@@ -192,12 +208,20 @@ def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["networks"] == 6
-    assert "left out in turn" in err
+    assert "6 networks, none held out, each left out of the fit in turn: MAPE" in err
+    assert "nominal 90 % intervals hold" in err
     loaded = load_predictor(tmp_path / "new.pkl")
     assert loaded.provenance["transfer_from"] == ["fake"]
     assert loaded.provenance["fingerprint"]["runtime"] == "replay"
     page = (tmp_path / "new.html").read_text()
+    errors = loaded.provenance["errors"]
+    assert (errors["networks_test"], errors["network_mape"], errors["network_how"]) == (0, None, "left out in turn")
+    assert errors["network"]["n"] == 6
+    assert errors["network"]["mape"] == pytest.approx(errors["network_loo_mape"])
+    assert 0 <= errors["network"]["coverage_90"] <= 1
     assert "6 networks, each left out of a fit in turn" in page
+    assert "No network was held out" in page
+    assert f"<td>inside nominal 90 % intervals</td><td>{errors['network']['coverage_90']:.2%}</td>" in page
     assert "nominal share of an interval" in page
 
 
@@ -210,6 +234,7 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert json.loads(out)["device"] == "titan_rtx_1"
     assert json.loads(out)["networks"] == 60
     assert json.loads(out)["network_mape"] < 0.015
+    assert load_predictor(tmp_path / "t.pkl").provenance["errors"]["network_how"] == "held out"
     assert not (tmp_path / "t.html").exists()
     assert (tmp_path / "t.pkl").stat().st_size < 2**20
     predictor = load_predictor(tmp_path / "t.pkl")
