@@ -38,7 +38,7 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
         parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>"]
         parts += [_figures(scores(details.test_predicted_s, details.test_measured_s)), _networks_plot(details)]
     if details.left_out:
-        parts += ["<h2>Ops left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
+        parts += ["<h2>Ops timed alone, left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
         parts += ["<h3>Residuals by feature</h3>", _residuals_plot(details)]
     if errors.get("extrapolation"):
         rows = [[k, f"{v:.2%}"] for k, v in errors["extrapolation"].items()]

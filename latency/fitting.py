@@ -16,7 +16,7 @@ from latency.frozen import Frozen
 from latency.joint import JointFit, Observation, fit_joint
 from latency.op_fit import FitError, LeftOut, OpFit, fit_ops
 from latency.ops import Op
-from latency.predictor import LatencyPredictor
+from latency.predictor import LatencyPredictor, from_fit
 from latency.stats import Floats
 
 TEST_SHARE = 0.4  # of the networks of a table, never used in any fit
@@ -91,7 +91,7 @@ def fit_detailed(
             given[name] = fitted
     report(0.0, 1.0, "ops and networks together")
     joint = joint_fit([*ops, *fit_nets], given=given)
-    predictor = LatencyPredictor(device, joint.kinds, joint.constant_s, joint.scale, uncertainty=joint.uncertainty)
+    predictor = from_fit(device, joint)
     errors = op_errors(op_fit, ops, folds) | network_errors(predictor, joint, ops, fit_nets, test_nets)
     shown, (predicted, std) = test_nets, networks_s(predictor, test_nets)
     if not test_nets and len(joint.loo_error) == len(fit_nets):

@@ -86,9 +86,10 @@ def _flat(source: LatencyPredictor, kind: str, features_ND: Floats, ops: Sequenc
     """The source's model of `kind`, without what only serves its standard errors; a look-up becomes 1-nearest."""
     model = source.kinds[kind].model
     if model is None:
-        known = source.predict_s(list(ops))
+        known = source.predict_s(list(ops))  # in a network
         return {"kind": "known", "columns": np.arange(features_ND.shape[1]), "x": features_ND, "log_s": np.log(known)}
-    return _lean(model)
+    lean = _lean(model)
+    return lean if source.context is None else {"kind": "context", "model": lean, "rates": source.context}
 
 
 def _lean(model: Frozen) -> Frozen:

@@ -53,7 +53,6 @@ def verify(
 
     predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
-    f_s, f_std_s = predictor.predict_s(alone, return_std=True)
     todo = network_workloads(networks)
     todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
     chain = without_identities(networks[blocks_of]) if blocks_of else ()
@@ -80,6 +79,7 @@ def verify(
     ]
     blocks = []
     inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
+    f_s, f_std_s = predictor.predict_s(alone, return_std=True) if inside else predictor.alone_s(alone)
     for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):
         if inside:
             blocks.append(Block(op, float(seconds), float(std_s), inside[op], 0.0))

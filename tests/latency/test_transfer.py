@@ -11,7 +11,7 @@ import pytest
 from latency import fit, profile
 from latency.joint import Observation, fit_joint
 from latency.ops import Linear, mbconv
-from latency.predictor import LatencyPredictor, UnsupportedOp, load_predictor
+from latency.predictor import UnsupportedOp, from_fit, load_predictor
 from latency.space import load_space
 from latency.stats import mape, spearman
 from latency.transfer import TransferError, check_sources, fit_from, mix, most_informative
@@ -39,9 +39,7 @@ def known():
     found = []
     for name, truth in makers:
         fitted = fit_joint(observed(truth, 80, 0), calibrate=False)
-        found.append(
-            LatencyPredictor(name, fitted.kinds, fitted.constant_s, fitted.scale, uncertainty=fitted.uncertainty)
-        )
+        found.append(from_fit(name, fitted))
     return found
 
 
