@@ -151,6 +151,8 @@ class AndroidDevice:
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint. Not in it: the serial. Phones of one model and build give comparable times."""
+        from devices.convert import versions
+
         props, mask = self.facts.props, setup_mask(self._spec, self.facts)
         return {
             "device": self.name,
@@ -162,6 +164,7 @@ class AndroidDevice:
             "android": props.get("ro.build.version.release", "unknown"),
             "build": props.get("ro.build.fingerprint", "unknown"),
             "mask": "none" if mask is None else f"{mask:x}",
+            "converter": versions(option(self._spec, "quantization")),
             "governor": "+".join(sorted({c.governor for c in self.facts.clusters})) or "not readable",
             **{
                 k: option(self._spec, k)

@@ -45,7 +45,7 @@ class Setup:
     mask: str
     warmup_s: float
     has_timeout: bool
-    clock: int | None = None  # the cpufreq policy whose clock is watched
+    clock: int | None = None  # the first core of the cluster whose clock is watched; its cpufreq policy has that number
 
     def flags(self) -> list[str]:
         """The flags that do not depend on the model."""
@@ -75,8 +75,10 @@ def script(setup: Setup, jobs: Sequence[Job], token: str, extra: Sequence[str] =
     command = [*(["taskset", setup.mask] if setup.mask else []), f"./{setup.binary}", *setup.flags(), *extra]
     run = " ".join(shlex.quote(c) for c in command)
     limit = "timeout -k 2 $3 " if setup.has_timeout else ""
+    cpu = "/sys/devices/system/cpu"
+    places = (f"{cpu}/cpufreq/policy{setup.clock}", f"{cpu}/cpu{setup.clock}/cpufreq")  # kernels before 4.3: the second
     clocks = (
-        f"cat /sys/devices/system/cpu/cpufreq/policy{setup.clock}/stats/time_in_state 2>/dev/null"
+        " || ".join(f"cat {place}/stats/time_in_state 2>/dev/null" for place in places)
         if setup.clock is not None
         else ":"
     )

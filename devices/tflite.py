@@ -171,6 +171,7 @@ class Tflite:
             "xnnpack": self.xnnpack,
             "threads": self.threads,
             "quantization": self.quantization,
+            "converter": convert.versions(self.quantization),
             "cpu": _cpu_model(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "machine": platform.machine(),

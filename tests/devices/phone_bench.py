@@ -58,6 +58,7 @@ class Bench:
             run = self._measure(graph, flags, control.get("slow", 1.0))
         except (ValueError, RuntimeError) as error:
             return reply(warning + "STARTING!\n", f"ERROR: {error}\nERROR: Failed to load model {graph}\n", 1)
+        tick(Path(control["phone"]), sum(run.warmup_us) + sum(run.runs_us))
         text = warning + render(
             control.get("generation", "classic"), run, said(flags, control), flags.get("enable_op_profiling") == "true"
         )
@@ -106,6 +107,16 @@ class Bench:
         warmup = phase(max(1, int(flags.get("warmup_runs", "1"))), float(flags.get("warmup_min_secs", "0.5")))
         runs = phase(int(flags.get("num_runs", "50")), float(flags.get("min_secs", "1")))
         return Run(warmup, runs, round(init_s * 1e6), nodes(model, sum(runs) / len(runs)))
+
+
+def tick(root: Path, microseconds: float) -> None:
+    """The phone's clocks count that long at their highest frequency, in ticks of 10 ms, one at least."""
+    for file in {f.resolve() for f in (root / "sys/devices/system/cpu").glob("*/*/stats/time_in_state")}:
+        *lower, (khz, ticks) = (map(int, line.split()) for line in file.read_text().splitlines())
+        lines = [*lower, (khz, ticks + max(1, round(microseconds / 1e4)))]
+        new = file.with_suffix(".new")
+        new.write_text("".join(f"{khz} {ticks}\n" for khz, ticks in lines))
+        new.replace(file)
 
 
 def nodes(model: Interpreter, mean_us: float) -> list[tuple[str, str, float]]:

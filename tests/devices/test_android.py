@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from devices import convert
 from devices.adb import Adb
 from devices.adb_states import PhoneUnavailable
 from devices.base import Device, DeviceError, Session
@@ -32,6 +33,7 @@ def test_contract(phone, open_phone, models):
     assert fingerprint == device.describe()
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     assert (fingerprint["model"], fingerprint["mask"], fingerprint["governor"]) == ("Pixel 2", "f0", "interactive")
+    assert fingerprint["converter"] == convert.versions("fp32")
     assert phone.serial not in json.dumps(fingerprint), "phones of one model and build share a table"
     session = device.session(models[0])
     assert isinstance(session, Session)
@@ -227,6 +229,19 @@ def test_threads_that_are_not_bound_are_told_of(phone, open_phone, models):
     assert told == [f"phone {phone.serial}: threads are not bound to cores, expect wide intervals"], (
         "not where asked for"
     )
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_clock_that_the_cores_had(phone, open_phone, models, old):
+    if old:
+        phone.age()
+    device = open_phone(phone)
+    assert [c.mask for c in device.facts.clusters] == [0xF, 0xF0]
+    assert device.state()["mhz_low_median_high"] is None
+    session = device.session(models[0])
+    for _ in range(2):
+        session.time_s(2)
+    assert device.state()["mhz_low_median_high"] == [2458] * 3
 
 
 def test_a_flag_that_the_binary_ignores_is_refused(phone, open_phone, models):

@@ -89,7 +89,7 @@ def test_a_delegate_that_takes_nothing_is_an_error(tmp_path, monkeypatch, cache)
 @needs_litert
 def test_the_fingerprint_tells_what_changes_times():
     one, two = device().describe(), device(threads=2, quantization="int8", xnnpack=False).describe()
-    assert {k for k in one if one[k] != two[k]} == {"threads", "quantization", "xnnpack"}
+    assert {k for k in one if one[k] != two[k]} == {"threads", "quantization", "xnnpack", "converter"}
     assert one["runtime"].startswith("ai-edge-litert ")
 
 
