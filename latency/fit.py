@@ -34,6 +34,8 @@ def summary(predictor: LatencyPredictor) -> dict[str, Any]:
 
 def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     """The errors of a predictor, beside the baselines."""
+    from latency.accuracy import never_seen
+
     errors = predictor.provenance["errors"]
     how = f"{errors['folds']} folds" if errors["folds"] else "one at a time"
     for kind, by_model in errors["cv"].items():
@@ -59,7 +61,7 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         if errors["noise_floor"] is not None:
             rows.append(["noise floor (half of the rounds against the other)", f"{errors['noise_floor']:.2%}", ""])
         ui.table(
-            f"{predictor.device}: {errors['networks_test']} networks never used in a fit",
+            f"{predictor.device}: {errors['networks_test']} networks {never_seen(errors)}",
             ["", "MAPE", "Spearman"],
             rows,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latency.accuracy import never_seen
 from latency.features import FEATURES, SHAPE, feature_matrix
 from latency.files import write_atomically
 from latency.fitting import Details
@@ -34,7 +35,7 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
     parts = [f"<h1>{html.escape(predictor.device)}: how far its predictor is off</h1>", _about(predictor)]
     n = len(details.test_measured_s)
     if errors["networks_test"]:
-        parts += [f"<h2>{n} networks never used in a fit</h2>", _figures(errors["network"])]
+        parts += [f"<h2>{n} networks {never_seen(errors)}</h2>", _figures(errors["network"])]
         parts += [_baselines(errors), _networks_plot(details)]
     elif n:
         parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>", f"<p>{IN_TURN_NOTE}</p>"]
