@@ -36,7 +36,7 @@ from latency.frozen import predict, work_terms
 from latency.joint import Observation, fit_joint, latents_of
 from latency.network_file import read_networks
 from latency.ops import MBConv
-from latency.predictor import LatencyPredictor
+from latency.predictor import LatencyPredictor, from_fit
 from latency.published import read_published
 from latency.space import load_space
 from latency.stats import Floats, mape, spearman
@@ -160,7 +160,7 @@ def part_c(data: Path) -> dict[str, Any]:
     tables = {r: read_published(data / "note10" / f"{r}_lookup_table.yaml") for r in (160, 176, 192, 208)}
     known = [e for r in (160, 176, 192) for e in tables[r]]
     fit = fit_joint([Observation((e.op,), e.mean_s, e.stderr_s) for e in known])
-    predictor = LatencyPredictor("note10", fit.kinds, uncertainty=fit.uncertainty)
+    predictor = from_fit("note10", fit)
     asked = [e for e in tables[208] if predictor.covers_kind(e.op)]
     mean, std = predictor.predict_s([e.op for e in asked], return_std=True)
     y = np.array([e.mean_s for e in asked])
@@ -222,7 +222,7 @@ class FBNet:
 def fit_networks(fbnet: FBNet, device: str, which: Any) -> LatencyPredictor:
     """The evidence model on whole networks only."""
     fit = fit_joint(fbnet.observations(device, which))
-    return LatencyPredictor(device, fit.kinds, fit.constant_s, fit.scale, uncertainty=fit.uncertainty)
+    return from_fit(device, fit)
 
 
 def part_d(fbnet: FBNet, size: int) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def part_t(fbnet: FBNet) -> dict[str, Any]:
         ranks, errors, covered = [], [], []
         for pick in picks:
             fit = fit_from(sources, fbnet.observations(device, pick))
-            new = LatencyPredictor(device, fit.kinds, fit.constant_s, fit.scale, uncertainty=fit.uncertainty)
+            new = from_fit(device, fit)
             covered.append(fbnet.coverage(new, device))
             found, y = fbnet.predict(new)[fbnet.test], fbnet.seconds[device][fbnet.test]
             ranks.append(spearman(found, y))

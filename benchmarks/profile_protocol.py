@@ -128,7 +128,7 @@ def judge(timed: Timed, chains: Sequence[str], reference_s: Mapping[str, float])
     from latency.flops import bytes_moved, params
     from latency.joint import fit_joint
     from latency.ops import parse_network
-    from latency.predictor import LatencyPredictor
+    from latency.predictor import from_fit
     from latency.stats import Floats, mape, spearman
 
     fit, test = chains[::2], chains[1::2]
@@ -148,7 +148,7 @@ def judge(timed: Timed, chains: Sequence[str], reference_s: Mapping[str, float])
 
     observed = {key: _observation(key, timed) for key in timed.seconds}
     joint = fit_joint([observed[key] for key in timed.seconds if key not in set(test)])
-    f = LatencyPredictor("", joint.kinds, joint.constant_s, joint.scale)
+    f = from_fit("", joint)
 
     def scores(predicted: Floats, of: Sequence[str]) -> dict[str, float]:
         measured = np.array([reference_s[c] for c in of])

@@ -83,5 +83,6 @@ def columns(
 
 
 def waited_s(sessions: Mapping[str, Session]) -> float:
-    """Seconds that the device had to be waited for (a hot phone, a cable): they are not taken from the budget."""
-    return float(getattr(batcher_of(sessions), "waited_s", 0.0))
+    """Seconds that the device had to be waited for (heat, a cable): they are not taken from the budget."""
+    devices = {id(d): d for s in sessions.values() if (d := getattr(s, "device", None)) is not None}
+    return float(sum(getattr(d, "waited_s", 0.0) for d in devices.values()))

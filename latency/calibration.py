@@ -27,7 +27,7 @@ def left_out(
     10 folds, or one network at a time where there are fewer. NaN for a network with an op that the others do not
     know: it says nothing of intervals. Empty for fewer than 4.
     """
-    from latency.predictor import LatencyPredictor, UnsupportedOp
+    from latency.predictor import UnsupportedOp, from_fit
 
     if len(observations) < 4:
         return np.empty(0), np.empty(0)
@@ -35,7 +35,7 @@ def left_out(
     order = np.random.default_rng(2).permutation(len(observations))
     for part in np.array_split(order, min(FOLDS, len(order))):
         rest = fit([observations[i] for i in np.setdiff1d(order, part)])
-        predictor = LatencyPredictor("fold", rest.kinds, rest.constant_s, rest.scale, uncertainty=rest.uncertainty)
+        predictor = from_fit("fold", rest)
         for i in part:
             try:
                 seconds, std_s = predictor.network_s(observations[i].ops)

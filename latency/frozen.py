@@ -31,7 +31,7 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     if model["kind"] == "blend":  # the mean of several models' logarithms
         each = [predict(m, features_ND)[0] for m in model["models"]]
         return np.asarray(np.mean(each, axis=0), dtype=np.float64), np.full(len(features_ND), model["std"])
-    if model["kind"] == "context":  # an op timed alone, and what it differs by inside a network
+    if model["kind"] == "context":  # inside a mixture: F of ops in a network, of a model of ops alone
         log_s, log_std = predict(model["model"], features_ND)
         alone = np.exp(log_s)
         inside = in_context(alone, features_ND, model["rates"])

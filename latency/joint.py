@@ -21,6 +21,7 @@ from latency.uncertainty import KindModel
 MIN_OPS = 5  # distinct ops of a kind; below this it is answered by look-up only
 LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about the prior mean
 ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
+UNCHECKED = 0.1  # standard deviation of log scale where no network was measured: sums of this CPU's ops are 4-12 % off
 CONTEXT_STD = 0.1  # prior standard deviation of what b adds to the mean network, relative
 MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision where many: keeps its file below 1 MB
 
@@ -65,6 +66,7 @@ class JointFit:
     uncertainty: dict[str, Any]
     loo_error: Floats = field(default_factory=lambda: np.empty(0))  # measured / predicted - 1 of networks left out
     loo_std: Floats = field(default_factory=lambda: np.empty(0))
+    context: Floats | None = None  # (2,) seconds of F that a unit of frozen.CONTEXT_TERMS adds to an op in a network
 
 
 #: Prior mean of F by kind (the work's, or other devices') and of the constant in seconds, from what was measured.
@@ -260,15 +262,12 @@ def _frozen(
             model = freeze(group, kind, priors[kind], alpha, of_group)
         elif model is None:
             f = np.exp(posterior.log_f)
-            inside = f if rates is None else frozen.in_context(f, latents.features_ND, rates)
-            known = {str(op): (float(inside[i]), float(f[i] * log_std[i])) for op, i in members.items()}
-        if model is not None and rates is not None:
-            model = {"kind": "context", "model": model, "rates": rates}
+            known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
         kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
     lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
     uncertainty = {
         "constant_var": float(posterior.prior_cov[n, n]),
-        "scale_var": float(posterior.prior_cov[n + 1, n + 1]),
+        "scale_var": float(posterior.prior_cov[n + 1, n + 1]) if rows.network.any() else UNCHECKED**2,
         "level_v": v[n:],
         "typical_s": posterior.level.typical_s,
         "context_var": posterior.level.variance[2:],
@@ -279,7 +278,7 @@ def _frozen(
         "noise": _network_noise(rows, posterior),
         "factor": 1.0,
     }
-    return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std)
+    return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std, rates)
 
 
 def _context(latents: Latents, rows: Rows, posterior: Posterior) -> tuple[Floats, Floats | None]:

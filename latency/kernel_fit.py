@@ -205,21 +205,37 @@ def fit_kernels(
     sums += np.array([float(plain.predict_s([op for op in m if plain.covers_kind(op)]).sum()) for m in missing])
     measured = np.array([o.seconds for o in networks])
     stderr = np.array([o.stderr_s for o in networks])
-    constant, scale, rel_std, total = 0.0, 1.0, None, sums.copy()
+    constant, scale, rel_std, total, total_std, line = 0.0, 1.0, None, sums.copy(), np.zeros_like(sums), sums.copy()
     if len(networks) >= MIN_OPS:
-        constant, scale = fit_network_level(sums, measured, stderr)
+        constant, scale = network_level(sums, measured, stderr)
+        work = np.array([float(sum(map(macs, o.ops))) for o in networks])
         for f in np.unique(fold_of_network):
             mine, rest = fold_of_network == f, fold_of_network != f
-            level = fit_network_level(sums[rest], measured[rest], stderr[rest])
+            level = network_level(sums[rest], measured[rest], stderr[rest])
             total[mine] = level[0] + level[1] * sums[mine]
-        rel_std = spread(total / measured - 1)
-    errors = _errors(left_out, cv, chosen, ops, networks, total, measured, rel_std, nested)
+            line[mine] = np.polyval(np.polyfit(work[rest], measured[rest], 1, w=1 / measured[rest]), work[mine])
+        off = total / measured - 1
+        rel_std = spread(off)
+        for f in np.unique(fold_of_network):  # the width, too, from the others
+            mine = fold_of_network == f
+            total_std[mine] = spread(off[~mine]) * total[mine]
+    errors = _errors(left_out, cv, chosen, ops, networks, (total, total_std, line), measured, nested)
     predictor = LatencyPredictor(
         device, kinds, constant, scale, rel_std, {}, {**provenance, "errors": errors, "software": software()}
     )
     shown = networks if rel_std is not None else []
     n = len(shown)
-    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total[:n] * (rel_std or 0.0))
+    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total_std[:n])
+
+
+def network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> tuple[float, float]:
+    """(constant_s, scale): a network takes no less than its kernels for being small, so the constant is not below 0."""
+    constant, scale = fit_network_level(sums_s, measured_s, stderr_s)
+    if constant >= 0:
+        return constant, scale
+    weight = 1 / np.hypot(stderr_s / measured_s, 0.005)
+    share = sums_s / measured_s
+    return 0.0, float((weight**2 * share).sum() / (weight**2 * share**2).sum())
 
 
 def _errors(
@@ -228,9 +244,8 @@ def _errors(
     chosen: dict[str, str],
     ops: Sequence[Observation],
     networks: Sequence[Observation],
-    total: Floats,
+    told: tuple[Floats, Floats, Floats],
     measured: Floats,
-    rel_std: float | None,
     nested: list[Floats],
 ) -> dict[str, Any]:
     joined = [
@@ -238,8 +253,7 @@ def _errors(
     ]
     of_ops = scores(*joined)
     enough = len(networks) >= MIN_OPS
-    work = np.array([float(sum(map(macs, o.ops))) for o in networks])
-    line = np.polyval(np.polyfit(work, measured, 1, w=1 / measured), work) if enough else measured
+    total, total_std, line = told
     return {
         "ops": len(ops),
         "op_mape": of_ops["mape"],
@@ -251,9 +265,10 @@ def _errors(
         "folds": FOLDS,
         "networks_fit": 0 if enough else len(networks),
         "networks_test": len(networks) if enough else 0,
+        "network_how": f"in {FOLDS} folds" if enough else "",
         "network_mape": mape(total, measured) if enough else None,
         "network_spearman": spearman(total, measured) if enough else None,
-        "network": scores(total, measured, total * (rel_std or 0.0)) if enough else {},
+        "network": scores(total, measured, total_std) if enough else {},
         "network_loo_mape": None,
         "noise_floor": float(np.mean([abs(o.drift) for o in networks])) if enough else None,
         "baselines": {"flops_line": {"mape": mape(line, measured), "spearman": spearman(line, measured)}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -15,9 +15,15 @@ from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.frozen import Frozen
 from latency.ops import Op
 from latency.stats import Floats
-from latency.uncertainty import KindModel, network_std
+from latency.uncertainty import KindModel, context_std_s, network_std
 
-SCHEMA = 3  # 1: no uncertainty; features by position. 2: no models of ops in context
+if TYPE_CHECKING:
+    from latency.joint import JointFit
+
+SCHEMA = 3  # 1: no uncertainty; features by position. 2: F of ops alone only
+
+
+LEAST = 0.1  # share of the sum of its ops that a network takes at least
 
 
 class UnsupportedOp(UserError):
@@ -40,6 +46,7 @@ class LatencyPredictor:
     uncertainty: dict[str, Any] = field(default_factory=dict)  # latency.joint.JointFit.uncertainty; empty: schema 1
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = "this predictor"
+    context: Floats | None = None  # (2,) seconds of F that a unit of frozen.CONTEXT_TERMS adds to an op in a network
 
     @overload
     def predict_s(self, ops: Sequence[Op], return_std: Literal[False] = False) -> Floats: ...
@@ -47,10 +54,22 @@ class LatencyPredictor:
     def predict_s(self, ops: Sequence[Op], return_std: Literal[True]) -> tuple[Floats, Floats]: ...
 
     def predict_s(self, ops: Sequence[Op], return_std: bool = False) -> Floats | tuple[Floats, Floats]:
-        """(n,) seconds of each op; with `return_std` also the (n,) standard errors. Free ops take 0 s.
+        """(n,) seconds of F of each op; with `return_std` also the (n,) standard errors. Free ops take 0 s.
 
-        Raises UnsupportedOp for a kind, or a value of a discrete field (kernel, stride, ...), never measured.
+        F is what the op takes inside a network, but for the network's `scale`; `alone_s` is what it takes when timed
+        alone, over and over. Raises UnsupportedOp for a kind, or a value of a discrete field (kernel, stride, ...),
+        never measured.
         """
+        mean, std = self.alone_s(ops)
+        some = [i for i, op in enumerate(ops) if not op.is_free]
+        if self.context is not None and some:
+            x = feature_matrix([ops[i] for i in some])
+            mean[some] = frozen.in_context(mean[some], x, self.context)
+            std[some] = np.hypot(std[some], context_std_s(self.uncertainty, x) / self.scale)
+        return (mean, std) if return_std else mean
+
+    def alone_s(self, ops: Sequence[Op]) -> tuple[Floats, Floats]:
+        """(n,) seconds of each op timed alone, over and over, and (n,) standard errors. Raises as `predict_s`."""
         mean, std = np.zeros(len(ops)), np.zeros(len(ops))
         by_kind: dict[str, list[int]] = {}
         for i, op in enumerate(ops):
@@ -65,32 +84,35 @@ class LatencyPredictor:
                 log_s, log_std = frozen.predict(kind.model, feature_matrix([ops[i] for i in indices]))
                 mean[indices] = np.exp(log_s)
                 std[indices] = mean[indices] * log_std
-        return (mean, std) if return_std else mean
+        return mean, std
 
     def network_s(self, ops: Sequence[Op]) -> tuple[float, float]:
         """(seconds, standard error) of the network that runs `ops` one after another. Raises UnsupportedOp.
 
-        seconds = constant_s + scale * sum of predict_s. The standard error is that of a measurement of the network:
-        what is unknown of F (errors that its ops share do not average out), of constant and scale, and what no sum
-        explains; seconds -+ 1.645 of it is meant to hold 90 % of unseen networks.
+        seconds = constant_s + scale * sum of predict_s, and at least LEAST of that sum: a negative constant is of
+        networks like those measured. The standard error is that of a measurement of the network: what is unknown of F
+        (errors that its ops share do not average out), of constant and scale, and what no sum explains; seconds -+
+        1.645 of it is meant to hold 90 % of unseen networks. Where no network was measured, the scale is taken to be
+        known to a tenth.
         """
-        mean, std = self.predict_s(ops, return_std=True)
-        seconds = self.constant_s + self.scale * float(mean.sum())
+        total = self.scale * float(self.predict_s(ops).sum())
+        seconds = max(self.constant_s + total, LEAST * total)
+        mean, std = (self.scale * a for a in self.alone_s(ops))
         if self.uncertainty:
-            return seconds, network_std(self.uncertainty, self.kinds, ops, self.scale * mean, self.scale * std, seconds)
+            return seconds, network_std(self.uncertainty, self.kinds, ops, mean, std, seconds)
         if self.network_rel_std is not None:
-            return seconds, seconds * self.network_rel_std
-        return seconds, self.scale * float(np.sqrt((std**2).sum()))
+            outside = float(sum(s for op, s in zip(ops, std, strict=True) if self.outside(op)))  # all in one direction
+            return seconds, float(np.hypot(seconds * self.network_rel_std, outside))
+        return seconds, float(np.sqrt((std**2).sum()))
 
     def law(self) -> str:
         """How a network's latency is made, in words and with the fitted numbers."""
         text = f"{self.constant_s * 1e3:.4g} ms + {self.scale:.4g} x sum of its ops"
-        for kind in self.kinds.values():
-            if kind.model is not None and kind.model["kind"] == "context":
-                per_byte, per_weight = kind.model["rates"]
-                beside = f"{per_byte * 1e12:+.3g} ms per GB moved and {per_weight * 1e9:+.3g} ns per weight"
-                return f"{text}; an op takes {beside} beside its time alone"
-        return text
+        if self.context is None:
+            return text
+        per_byte, per_weight = self.context
+        beside = f"{per_byte * 1e12:+.3g} ms per GB moved and {per_weight * 1e9:+.3g} ns per weight"
+        return f"{text}; an op takes {beside} beside its time alone"
 
     def covers_kind(self, op: Op) -> bool:
         """Whether `predict_s` answers for `op`, inside or outside the measured range."""
@@ -159,9 +181,23 @@ class LatencyPredictor:
                 "scale": self.scale,
                 "network_rel_std": self.network_rel_std,
                 "uncertainty": self.uncertainty,
+                "context": self.context,
                 "provenance": self.provenance,
             },
         )
+
+
+def from_fit(device: str, fit: JointFit, provenance: dict[str, Any] | None = None) -> LatencyPredictor:
+    """The predictor of what latency.joint.fit_joint found."""
+    return LatencyPredictor(
+        device,
+        fit.kinds,
+        fit.constant_s,
+        fit.scale,
+        uncertainty=fit.uncertainty,
+        provenance=provenance or {},
+        context=fit.context,
+    )
 
 
 def load_predictor(path: Path | str) -> LatencyPredictor:
@@ -190,6 +226,7 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
             content.get("uncertainty", {}),  # schema 1 had none
             content["provenance"],
             str(path),
+            content.get("context"),  # schemas 1 and 2 had none
         )
     except _UnknownFeature as error:
         raise PredictorError(

@@ -39,8 +39,8 @@ def network_std(
 ) -> float:
     """Standard error of a measurement of the network that runs `ops`, predicted to take `seconds`.
 
-    `about` is latency.joint.JointFit.uncertainty; `weights_s` (n,) and `std_s` (n,) are what each op adds to the
-    network and the standard error of that alone. With w the weights as contributions to log F, constant and log
+    `about` is latency.joint.JointFit.uncertainty; `weights_s` (n,) and `std_s` (n,) are what F of each op alone adds to
+    the network and the standard error of that. With w the weights as contributions to log F, constant and log
     scale, K the prior covariance and V what the data took off it: w^T K w - |V^T K w|^2, plus the networks' noise.
     """
     prior, explained = 0.0, np.zeros(about["level_v"].shape[1])
@@ -52,8 +52,6 @@ def network_std(
             by_kind.setdefault(type(op).__name__, []).append(i)
     for name, indices in by_kind.items():
         model = kinds[name].model
-        if model is not None and model["kind"] == "context":
-            model = model["model"]
         if model is None:
             at, on, alone = _known(about, kinds[name], [str(ops[i]) for i in indices], weights_s[indices])
             prior, explained, independent = prior + at, explained + on, independent + alone
@@ -77,6 +75,19 @@ def network_std(
     explained = explained + (level * level_var) @ about["level_v"]
     of_f = max(prior - float(explained @ explained), 0.0) + independent
     return float(np.sqrt(of_f + (about["noise"] * seconds) ** 2) * about["factor"])
+
+
+def context_std_s(about: dict[str, Any], features_ND: Floats) -> Floats:
+    """(n,) standard error, in seconds of a network, of what ops take there beside their time alone."""
+    if not len(about.get("context_var", ())):
+        return np.zeros(len(features_ND))
+    prior = np.asarray(about["context_var"])
+    explained = prior[:, None] * about["level_v"][2:]
+    covariance = np.diag(prior) - explained @ explained.T
+    x = about["typical_s"] * frozen.context_terms(features_ND) / about["context_mean"]
+    variance: Floats = np.einsum("ij,jk,ik->i", x, covariance, x)
+    std_s: Floats = np.sqrt(np.maximum(variance, 0.0))
+    return std_s
 
 
 def _known(about: dict[str, Any], kind: KindModel, texts: list[str], weights_s: Floats) -> tuple[float, Floats, float]:

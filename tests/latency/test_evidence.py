@@ -15,7 +15,7 @@ from latency.features import feature_matrix
 from latency.flops import macs
 from latency.joint import MAX_FLOATS, Observation, _thin, fit_joint, latents_of
 from latency.ops import Conv2d, Pool, Zero, mbconv
-from latency.predictor import LatencyPredictor, UnsupportedOp
+from latency.predictor import LatencyPredictor, UnsupportedOp, from_fit
 from latency.priors import _evidence_gradient, fit_rates, freeze, kernel, make_group
 from tests.latency.conftest import small_space
 
@@ -36,7 +36,7 @@ def networks(space, n, seed=0, constant_s=1e-4, scale=1.0, noise=0.0):
 
 
 def predictor_of(fit) -> LatencyPredictor:
-    return LatencyPredictor("fake", fit.kinds, fit.constant_s, fit.scale, uncertainty=fit.uncertainty)
+    return from_fit("fake", fit)
 
 
 def error(predictor, nets) -> float:
@@ -124,6 +124,53 @@ def test_what_ops_timed_alone_leave_out_is_learned_from_networks(monkeypatch):
     total, std = predictor.network_s(some)
     assert total == pytest.approx(predictor.constant_s + predictor.scale * predictor.predict_s(some).sum())
     assert 0 < std < 0.02 * total
+    lone = [o.ops[0] for o in ops]
+    alone_s, alone_std_s = predictor.alone_s(lone)
+    assert np.abs(alone_s / [o.seconds for o in ops] - 1).max() < 0.01
+    assert (predictor.predict_s(lone, return_std=True)[1] > 0.5 * alone_std_s).all()
+
+
+def test_intervals_hold_where_lone_ops_leave_something_out():
+    space, rates = small_space(blocks=8), np.array([-0.1e-9, 2e-9])
+    inside, z = [], []
+    for seed in range(3):
+        noisy = np.random.default_rng(seed)
+        ops = [
+            Observation((op,), curved_s(op) * float(np.exp(0.003 * noisy.standard_normal())), 3e-3 * curved_s(op))
+            for op in space.unique_ops()
+        ]
+
+        def measured(n, seed, noisy=noisy):
+            found = []
+            for o in networks(space, n, seed=seed):
+                y = o.seconds + float(frozen.context_terms(feature_matrix(o.ops)).sum(axis=0) @ rates)
+                found.append(Observation(o.ops, y * float(np.exp(0.005 * noisy.standard_normal())), 5e-3 * y))
+            return found
+
+        predictor = from_fit("fake", fit_joint([*ops, *measured(36, seed)]))
+        for o in measured(100, 50 + seed):
+            seconds, std = predictor.network_s(o.ops)
+            z.append((o.seconds - seconds) / std)
+            inside.append(abs(z[-1]) <= 1.645)
+    assert 0.8 <= np.mean(inside) <= 0.97
+    assert 0.6 <= np.std(z) <= 1.3
+
+
+def test_where_no_network_was_measured_the_scale_is_known_to_a_tenth():
+    space = small_space()
+    lone = [Observation((op,), curved_s(op), 1e-3 * curved_s(op)) for op in space.unique_ops()]
+    seconds, std = from_fit("fake", fit_joint(lone)).network_s(space.random(random.Random(0)).ops)
+    assert 0.09 <= std / seconds <= 0.12
+
+
+def test_a_network_smaller_than_all_measured_takes_time():
+    """A negative constant is of networks like those measured: one op alone must not come out below zero."""
+    space = small_space()
+    predictor = replace(from_fit("fake", fit_joint(networks(space, 30))), constant_s=-1e-4)
+    for op in space.unique_ops():
+        seconds, std = predictor.network_s([op])
+        assert seconds > 0
+        assert std > 0
 
 
 def test_no_op_takes_no_time_in_context():
@@ -228,7 +275,7 @@ def test_values_that_no_feature_tells_are_answered_for_all_that_were_measured():
         ops = [conv(c, act) for c in sizes for act in ("relu6", "none")]
         nets = [Observation(tuple(ops[i:] + ops[:i]), 1e-3, 1e-5) for i in range(3)]
         found = fit_joint([*(Observation((op,), 1e-4, 1e-6) for op in ops), *nets])
-        predictor = LatencyPredictor("x", found.kinds, found.constant_s, found.scale, None, found.uncertainty)
+        predictor = from_fit("x", found)
         assert predictor.predict_s(ops).min() > 0
         assert predictor.network_s(ops)[1] > 0
         with pytest.raises(UnsupportedOp):

@@ -96,7 +96,7 @@ def test_unknown_means_raise(fitted):
 def test_few_ops_are_looked_up_only(fitted):
     head = Linear(in_channels=8, out_channels=2, height=1, width=1)
     fit = fit_ops([Observation((head,), 1e-3, 1e-5)], 2)
-    predictor = dataclasses.replace(fitted[1], kinds=fit.kinds)
+    predictor = dataclasses.replace(fitted[1], kinds=fit.kinds, context=None)
     assert predictor.predict_s([head]) == pytest.approx([1e-3])
     assert fit.op_mape is None
     with pytest.raises(UnsupportedOp, match="has of this kind only Linear"):
@@ -257,14 +257,13 @@ def test_a_file_from_before_a_feature_was_added_still_predicts_the_same(fitted, 
     content["features"] = [names[i] for i in order]
     for kind in content["kinds"].values():
         kind["low"], kind["high"] = kind["low"][order], kind["high"][order]
-        inner = kind["model"]["model"]  # inside the model of ops in context
-        inner["columns"] = np.array([order.index(c) for c in inner["columns"]])
+        kind["model"]["columns"] = np.array([order.index(c) for c in kind["model"]["columns"]])
     pickles.dump(path, content)
     loaded, ops = load_predictor(path), space.unique_ops()
     assert np.array_equal(loaded.predict_s(ops), predictor.predict_s(ops))
     assert [loaded.covers(op) for op in ops] == [predictor.covers(op) for op in ops]
     content["features"][0] = "log_gone"
-    inner["columns"][0] = 0
+    content["kinds"]["MBConv"]["model"]["columns"][0] = 0
     pickles.dump(path, content)
     with pytest.raises(PredictorError, match=r"a feature that this version does not have .log_gone"):
         load_predictor(path)
