@@ -51,7 +51,7 @@ def measure(device: Any, seconds: float, seed: int, ui: Ui) -> dict[str, tuple[f
             sessions, todo, Policy(target=0.005, budget_s=seconds), random.Random(seed), Progress(), report=report,
             on_round=lambda *_: None, on_done=lambda _: None, on_failed=lambda key, error: ui.warn(f"{key}: {error}"),
         )  # fmt: skip
-    return {m.key: (m.median_s, (m.ci_s[1] - m.ci_s[0]) / 2) for m in found}
+    return {m.key: (m.median_s, m.half_width * m.median_s) for m in found}
 
 
 def networks(runtime: str) -> dict[str, tuple[KernelNode, ...]]:

@@ -176,7 +176,7 @@ def _observation(key: str, timed: Timed) -> Any:
 def _timed(found: Sequence[Measurement]) -> Timed:
     import math
 
-    error = {m.key: (m.ci_s[1] - m.ci_s[0]) / 2 / 1.96 for m in found}
+    error = {m.key: m.half_width * m.median_s / 1.96 for m in found}
     return Timed(
         {m.key: m.median_s for m in found},
         {m.key: error[m.key] if math.isfinite(error[m.key]) else 0.1 * m.median_s for m in found},
