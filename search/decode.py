@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from search import distributed
 from search.augment import centre_box, crop_box
 from search.split import DataError, Indices
 
@@ -34,7 +36,10 @@ class Source(Protocol):
 
 @dataclass
 class CorruptImages:
-    """The images of a set that could not be decoded; more than `limit` of them end the run."""
+    """The images of a set that could not be decoded; more than `limit` of them end the run.
+
+    Of several processes (torchrun), each reads its part: all count together, and the first to meet an image tells it.
+    """
 
     where: str
     limit: int
@@ -53,7 +58,9 @@ class CorruptImages:
             if name in self.names:
                 return
             self.names[name] = why
-            count = len(self.names)
+            count, first = distributed.count_once(f"corrupt in {self.where}", name, len(self.names))
+        if not first:  # another process tells it, or ends the run over it
+            return
         if count > self.limit:
             raise DataError(
                 f"{self.where}: {name} cannot be decoded ({why}); that makes {count}, and --max-corrupt is {self.limit}"
@@ -116,7 +123,7 @@ class Decoded:
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             if isinstance(error, DataError):
                 raise
-            self.corrupt.add(self.source.name(index), " ".join(str(error).split())[:120])
+            self.corrupt.add(self.source.name(index), why_not(error))
             return False
         return True
 
@@ -137,6 +144,11 @@ class Decoded:
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=scaled)
         array = np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
         return torch.from_numpy(array.transpose(2, 0, 1).copy())
+
+
+def why_not(error: Exception) -> str:
+    """What a decoder says, on one line, without the address of the bytes in memory that some add."""
+    return re.sub(r" *<_io\.BytesIO object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))[:120]
 
 
 def in_memory(decoded: Decoded) -> tuple[torch.Tensor, Indices]:
