@@ -115,17 +115,24 @@ class Decoded:
         return (out if len(kept) == len(indices) else out[torch.from_numpy(kept)]), kept
 
     def _into(self, out: torch.Tensor, position: int, index: int, draws_NA4: torch.Tensor | None) -> bool:
-        from PIL import Image
-
         try:
             encoded = self.source.encoded(index)
-            out[position] = self._pixels(encoded, None if draws_NA4 is None else draws_NA4[position])
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            self.corrupt.add(self.source.name(index), why_not(error))
-            return False
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            return self._leave_out(index, error)
+        try:
+            pixels = self._pixels(encoded, None if draws_NA4 is None else draws_NA4[position])
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # a decoder given nonsense raises anything: TypeError of a TIFF, struct.error, ...
+            return self._leave_out(index, error)
+        out[position] = pixels
         return True
+
+    def _leave_out(self, index: int, error: Exception) -> bool:
+        self.corrupt.add(self.source.name(index), why_not(error))
+        return False
 
     def _pixels(self, encoded: bytes, draws_A4: torch.Tensor | None) -> torch.Tensor:
         from PIL import Image
@@ -147,8 +154,10 @@ class Decoded:
 
 
 def why_not(error: Exception) -> str:
-    """What a decoder says, on one line, without the address of the bytes in memory that some add."""
-    return re.sub(r" *<_io\.BytesIO object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))[:120]
+    """What a decoder says, on one line, without the address of the bytes in memory that some add; its class if odd."""
+    text = re.sub(r" *<_io\.BytesIO object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))
+    usual = text and isinstance(error, (OSError, ValueError, SyntaxError, EOFError))
+    return (text if usual else f"{type(error).__name__}: {text}".removesuffix(": "))[:120]
 
 
 def in_memory(decoded: Decoded) -> tuple[torch.Tensor, Indices]:

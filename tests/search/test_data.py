@@ -319,6 +319,23 @@ def test_corrupt_images_are_named_counted_and_left_out(tmp_path: Path, kind: str
         read_all()
 
 
+def test_an_image_that_its_decoder_stumbles_over_is_a_corrupt_one(tmp_path: Path) -> None:
+    """A TIFF whose width is of type 5, a fraction: Pillow 13.0 raises TypeError, which is not among what it documents."""
+    from PIL import Image
+
+    folder = photos(tmp_path / "x", 40)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((24, 24, 3), 7, dtype=np.uint8)).save(buffer, "tiff")
+    broken = bytearray(buffer.getvalue())
+    broken[72] = 5
+    (folder / "ape" / "99.tif").write_bytes(broken)
+    said: list[str] = []
+    data = load_data(f"imagefolder:{folder}", image_size=16, reading=Reading(warn=said.append))
+    assert sum(map(len, (data.train, data.validation, data.test))) == 40
+    (line,) = said
+    assert "99.tif cannot be decoded" in line
+
+
 def test_a_batch_is_filled_up_where_an_image_is_corrupt(tmp_path: Path) -> None:
     data = load_data(f"imagefolder:{photos(tmp_path, 24, bad=(3,))}", image_size=16, reading=Reading(stream=True))
     everything = Split(data.train.dataset, np.arange(24), data.train.dataset.labels)  # type: ignore[attr-defined]
