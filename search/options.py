@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
@@ -122,9 +123,8 @@ def data_of(args: argparse.Namespace, ui: Ui, *, channels: int, seed: int) -> Da
     from search.data import Reading, load_data
 
     workers = min(16, os.cpu_count() or 1) if args.workers is None else args.workers
-    reading = Reading(
-        args.augmentation, args.validation_images, workers, args.max_corrupt, args.stream or None, ui.warn
-    )
+    warn = partial(type(ui).warn, ui)  # in every process of several: each reads its part, and an image is told once
+    reading = Reading(args.augmentation, args.validation_images, workers, args.max_corrupt, args.stream or None, warn)
     return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed, reading=reading)
 
 

@@ -124,7 +124,13 @@ def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     except distributed.Elsewhere:
         return {"exit_code": 2}
+    except RuntimeError:
+        if distributed.stopped():  # another process told a user's error and left in mid-step
+            return {"exit_code": 2}
+        raise
     except UserError as error:
+        if not distributed.stopping():
+            return {"exit_code": 2}
         raise UserError(f"process {distributed.rank()}: {error}") from error
     except KeyboardInterrupt:
         if speaking:

@@ -41,6 +41,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0")
+    if processes > 1:  # all would write into the same folder
+        if rank != "0":
+            return {"exit_code": 2}  # one line is enough
+        raise UserError(
+            f"search.train trains in one process, and {processes} were started (WORLD_SIZE): run it without torchrun; "
+            "search.run can share a run"
+        )
     formats = _formats(args.formats)
     if not args.save_every_s > 0:
         raise UserError(f"--save-every-s {args.save_every_s}: a positive number of seconds is needed")

@@ -15,12 +15,14 @@ from devices.errors import UserError
 from search import distributed, run, strategies
 from search.batchnorm import statistics, together
 from search.costs import make_costs
+from search.data import Reading, load_data
 from search.lean import lean
 from search.recipe import Recipe
 from search.state import start
 from search.trainer import SearchPhase
 from tests.search.conftest import FakePredictor, make_data, make_space
 
+PHOTOS, BAD = 48, (3, 4, 20, 30, 31, 41)
 RECIPE = Recipe(
     batch_size=16, warmup_steps=3, search_steps=6, train_steps=4, alpha_every=2, alpha_lr=0.1, dual_rate=1.0
 )
@@ -47,8 +49,24 @@ def in_group(rank: int, folder: str, world: int) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(everything(), Path(folder) / f"{world}-{rank}.pt")
+    torch.save(everything() | corrupt(Path(folder)), Path(folder) / f"{world}-{rank}.pt")
     distributed.end()
+
+
+def corrupt(folder: Path) -> dict:
+    """What this process says of the corrupt images in FOLDER/photos, and where one fewer may be corrupt (FOLDER/again)."""
+    found: dict = {"said": []}
+    for name, limit in (("photos", len(BAD)), ("again", len(BAD) - 1)):
+        reading = Reading(max_corrupt=limit, stream=True, warn=found["said"].append if name == "photos" else print)
+        data = load_data(f"imagefolder:{folder}/{name}", image_size=8, reading=reading)
+        try:
+            for split in (data.train, data.validation, data.test):
+                for _ in range(2):  # an image is told once
+                    split.fetch(distributed.share(range(len(split))))
+        except UserError as error:
+            found["too many"] = str(error)
+        dist.barrier()
+    return found
 
 
 def everything() -> dict:
