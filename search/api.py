@@ -21,7 +21,7 @@ from latency.console import Ui
 from latency.space import SearchSpace
 from search import distributed, rundir, strategies, tensorboard
 from search.budgets import Budget
-from search.candidates import open_device
+from search.candidates import budget_on, open_device
 from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, ImageDataset, from_datasets
@@ -141,7 +141,7 @@ def search_data(
     ui: Ui | None = None,
 ) -> Result:
     """`search` on data already split."""
-    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets)
+    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets, device=predictor.device)
     return search_plan(
         space,
         plan,
@@ -183,9 +183,11 @@ def search_plan(
     if options.reference:
         require_milliseconds(plan)
         loss = PaperLoss(plan.target_s)
-    if options.verify_on is not None and distributed.rank() == 0:
-        with open_device(options.verify_on):
-            pass  # there, before the search is paid for
+    if options.verify_on is not None:
+        budget_on(options.verify_on, plan)
+        if distributed.rank() == 0:
+            with open_device(options.verify_on):
+                pass  # there, before the search is paid for
     chain = space.architecture([0] * len(space.choices)).ops
     check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:
