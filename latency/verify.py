@@ -7,6 +7,7 @@ own blocks, and says how far the prediction was off and why: another target, a c
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,8 @@ def verify(
             ui.warn(f"blocks are compared by their times alone, not inside the network: {error}")
 
     found = time_together(todo, device, policy, ui.progress, seed, on_failed, attribute)
+    if any(n not in found or not math.isfinite(found[n].ci_s[0]) for n in networks):
+        raise UserError(f"{policy.budget_s / 60:g} min are too few rounds for a 95 % interval: raise --budget-min")
     verdicts = [
         Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
     ]

@@ -91,7 +91,7 @@ def test_profile_fit_verify(setup, phone, tmp_path, monkeypatch, capsys):
         phone.set(**control)
         code, out, err = call(
             verify.main, "--arch", tmp_path / "architecture.json", "--predictor", table.path.with_suffix(".pkl"),
-            "--device", device, "--space", space_name, "--random", 0, "--budget-min", 0.03, "--json", *phone_args,
+            "--device", device, "--space", space_name, "--random", 0, "--budget-min", 0.08, "--json", *phone_args,
             capsys=capsys,
         )  # fmt: skip
         assert code == 0, err

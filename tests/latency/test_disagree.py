@@ -226,6 +226,7 @@ def test_networks_that_kernels_do_not_cover_whole_are_not_predicted(run, tmp_pat
         (["--out", "x.pkl"], "--out goes with --recalibrate"),
         (["--recalibrate", "--out", "x.csv"], "a predictor is a .pkl file"),
         (["--recalibrate", "--random", "1"], "--recalibrate needs --random 2"),
+        (["--budget-min", "1e-9"], "too few rounds for a 95 % interval: raise --budget-min"),
     ],
 )
 def test_bad_input_is_one_line(run, args, says):
