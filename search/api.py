@@ -29,7 +29,7 @@ from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
 from search.pipeline import Pipeline
-from search.recipe import Recipe, RecipeError, for_data
+from search.recipe import Recipe, RecipeError, check_batch, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
 from search.result import Result
 from search.rundir import RunDir
@@ -177,6 +177,9 @@ def search_plan(
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
+    check_batch(recipe, len(data.train))
+    if len(data.validation) < recipe.batch_size and ui is not None:
+        ui.say(f"an alpha step takes all {len(data.validation)} images held out for it, less than the batch")
     for what, split in (("training", data.train), ("search-validation", data.validation)):
         distributed.check_batch(recipe.batch_size, len(split), what)
     loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
