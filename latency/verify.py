@@ -80,7 +80,9 @@ def verify(
     if any(n not in found or not math.isfinite(found[n].ci_s[0]) for n in networks):
         raise UserError(f"{policy.budget_s / 60:g} min are too few rounds for a 95 % interval: raise --budget-min")
     verdicts = [
-        Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
+        Verdict(n, *predicted[n], m.median_s, m.ci_s, m.flags, m.half_width, m.scale)
+        for n in networks
+        if (m := found.get(n)) is not None
     ]
     blocks = []
     inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
@@ -90,8 +92,8 @@ def verify(
             blocks.append(Block(op, float(seconds), float(std_s), inside[op], 0.0))
         elif str(op) in found:
             taken = found[str(op)]
-            low, high = taken.ci_s
-            blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, (high - low) / 2 / 1.96))
+            own_s = taken.median_s * taken.half_width / 1.96
+            blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, own_s))
     return verdicts, blocks
 
 

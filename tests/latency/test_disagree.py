@@ -255,6 +255,22 @@ def test_the_judgement_keeps_its_error_rate():
     assert np.mean([c == "mixed" for c in called]) > 0.95
 
 
+def test_the_hosts_speed_is_common_to_all_networks_and_no_scatter():
+    """A gap of 4 % that the session's own speed explains is no scale; it does not hide scatter either."""
+    gaps = 0.04 + np.array([0.02, -0.02, 0.015, -0.015, 0.0])
+
+    def told(own, common):
+        wide = 0.1  # as ci_s says it, the host's speed in it
+        return [
+            Verdict(str(i), 1.0, 1e-6, 1 + g, ((1 + g) * (1 - wide), (1 + g) * (1 + wide)), (), own, common)
+            for i, g in enumerate(gaps)
+        ]
+
+    assert judge(told(0.03, 0.0)).kind == "scale"
+    assert judge(told(0.03, 0.1)).kind == "none"
+    assert judge(told(0.002, 0.1)).kind == "mixed"
+
+
 def test_blocks_share_a_factor(space):
     ops = space.unique_ops()[:6]
     blocks = [Block(op, 1e-3, 1e-5, 1.3e-3 * (1.4 if op.kernel == 7 else 1.0), 1e-6) for op in ops]
