@@ -102,9 +102,16 @@ def judge(verdicts: Sequence[Verdict]) -> Gap:
 
 
 def recalibrated(
-    predictor: LatencyPredictor, gap: Gap, fingerprint: Mapping[str, Any], verdicts: Sequence[Verdict]
+    predictor: LatencyPredictor,
+    gap: Gap,
+    fingerprint: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    states: Sequence[Mapping[str, Any]] = (),
 ) -> LatencyPredictor:
-    """`predictor` times the common scale, for the target at hand; relative standard errors stay as they are."""
+    """`predictor` times the common scale, for the target at hand; relative standard errors stay as they are.
+
+    `states` are those of the device (latency.device_state.states) while the networks were timed.
+    """
     about = dict(predictor.uncertainty)
     if about:
         about["typical_s"] = about["typical_s"] * gap.scale
@@ -118,12 +125,15 @@ def recalibrated(
         "mape_after": float(np.mean([abs(v.predicted_s * gap.scale / v.measured_s - 1) for v in verdicts])),
     }
     earlier = predictor.provenance.get("recalibrated", [])
+    provenance = {k: v for k, v in predictor.provenance.items() if k != "device_state"}
+    if states:
+        provenance["device_state"] = [dict(s) for s in states]
     return replace(
         predictor,
         constant_s=predictor.constant_s * gap.scale,
         scale=predictor.scale * gap.scale,
         uncertainty=about,
-        provenance={**predictor.provenance, "fingerprint": dict(fingerprint), "recalibrated": [*earlier, done]},
+        provenance={**provenance, "fingerprint": dict(fingerprint), "recalibrated": [*earlier, done]},
     )
 
 

@@ -21,7 +21,7 @@ from latency.console import Ui
 from latency.space import SearchSpace
 from search import distributed, rundir, strategies, tensorboard
 from search.budgets import Budget
-from search.candidates import open_device
+from search.candidates import budget_on, open_device
 from search.compute import PLAIN, Compute
 from search.costs import Costs, Predictor, make_costs
 from search.data import Data, ImageDataset, from_datasets
@@ -29,7 +29,7 @@ from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
 from search.pipeline import Pipeline
-from search.recipe import Recipe, RecipeError, for_data
+from search.recipe import Recipe, RecipeError, check_batch, for_data
 from search.reference import PaperLoss, Reference, require_milliseconds
 from search.result import Result
 from search.rundir import RunDir
@@ -141,7 +141,7 @@ def search_data(
     ui: Ui | None = None,
 ) -> Result:
     """`search` on data already split."""
-    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets)
+    plan, _, _ = make_plan(make_costs(space, predictor), target_s, budgets, device=predictor.device)
     return search_plan(
         space,
         plan,
@@ -177,15 +177,20 @@ def search_plan(
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
+    check_batch(recipe, len(data.train))
+    if len(data.validation) < recipe.batch_size and ui is not None:
+        ui.say(f"an alpha step takes all {len(data.validation)} images held out for it, less than the batch")
     for what, split in (("training", data.train), ("search-validation", data.validation)):
         distributed.check_batch(recipe.batch_size, len(split), what)
     loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
     if options.reference:
         require_milliseconds(plan)
         loss = PaperLoss(plan.target_s)
-    if options.verify_on is not None and distributed.rank() == 0:
-        with open_device(options.verify_on):
-            pass  # there, before the search is paid for
+    if options.verify_on is not None:
+        budget_on(options.verify_on, plan)
+        if distributed.rank() == 0:
+            with open_device(options.verify_on):
+                pass  # there, before the search is paid for
     chain = space.architecture([0] * len(space.choices)).ops
     check_images(chain, data.image_shape, f"space '{space.name}'")
     with tempfile.TemporaryDirectory() as scratch:

@@ -66,7 +66,10 @@ def make_run_plan(
         limit = budgets.parse_count(args.max_params, "--max-params")
         others.append(budgets.params_budget(space, limit, f"--max-params {args.max_params}"))
     name = Path(first_path).stem
-    plan, notes, warnings = make_plan(make_costs(space, predictors[0][1]), target_s, others, name=name, asked=asked)
+    first = predictors[0][1]
+    plan, notes, warnings = make_plan(
+        make_costs(space, first), target_s, others, name=name, asked=asked, device=first.device
+    )
     for note in notes:
         ui.say(note)
     for warning in warnings:

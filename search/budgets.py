@@ -29,13 +29,17 @@ class BudgetError(UserError):
 
 @dataclass(frozen=True)
 class Budget:
-    """Networks may cost at most `limit`, in the unit of `costs`. `asked` is what the user typed, for messages."""
+    """Networks may cost at most `limit`, in the unit of `costs`. `asked` is what the user typed, for messages.
+
+    `device`: the one that seconds are of; empty where not stated.
+    """
 
     name: str  # "pixel1", "macs", "params"
     unit: str  # "s", "multiply-adds", "parameters"
     costs: Costs
     limit: float
     asked: str
+    device: str = ""
 
     @property
     def bound(self) -> Bound:
@@ -51,7 +55,8 @@ class Budget:
 
 def latency_budget(space: SearchSpace, predictor: Predictor, limit_s: float, name: str, asked: str = "") -> Budget:
     """At most `limit_s` on the device of `predictor`. Raises UnsupportedOp, CostError."""
-    return Budget(name, "s", make_costs(space, predictor), limit_s, asked or f"{name}: {ms(limit_s)}")
+    costs = make_costs(space, predictor)
+    return Budget(name, "s", costs, limit_s, asked or f"{name}: {ms(limit_s)}", predictor.device)
 
 
 def macs_budget(space: SearchSpace, limit: float, asked: str = "") -> Budget:

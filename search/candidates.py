@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from devices.errors import UserError
 from latency.console import Report, ms
 from latency.space import SearchSpace
+from search.budgets import Budget
 from search.costs import Floats
 from search.derive import Derived, derive_top
 from search.targets import Plan
@@ -105,26 +107,44 @@ def measured(
     ]
 
 
-def choose(candidates: Sequence[Candidate], target_s: float) -> tuple[Candidate, list[str]]:
-    """(the network to keep, what to say about it): the first, or the first whose measured time keeps the target.
+def choose(candidates: Sequence[Candidate], limit_s: float, what: str = "target") -> tuple[Candidate, list[str]]:
+    """(the network to keep, what to say about it): the first, or the first whose measured time keeps the limit.
 
-    Where measured and none keeps it, the fastest.
+    `limit_s` is that of the device measured on, `what` it is called. Where measured and none keeps it, the fastest.
     """
     timed = [c for c in candidates if c.measured_s is not None]
     if not timed:
         return candidates[0], []
     for candidate in timed:
         assert candidate.measured_s is not None
-        if candidate.measured_s <= target_s:
+        if candidate.measured_s <= limit_s:
             place = f", number {candidates.index(candidate) + 1} of {len(candidates)}" if len(candidates) > 1 else ""
-            return candidate, [f"measured {ms(candidate.measured_s)}{place}: within the target of {ms(target_s)}"]
+            return candidate, [f"measured {ms(candidate.measured_s)}{place}: within the {what} of {ms(limit_s)}"]
     best = min(timed, key=lambda c: c.measured_s or 0.0)
     assert best.measured_s is not None
-    over = best.measured_s / target_s - 1
+    over = best.measured_s / limit_s - 1
     return best, [
-        f"none of the {len(timed)} networks measured keeps the target of {ms(target_s)}: the fastest of them takes "
-        f"{ms(best.measured_s)}, {over:.1%} more, and was kept; a lower --target-ms or a larger --top-k finds others"
+        f"none of the {len(timed)} networks measured keeps the {what} of {ms(limit_s)}: the fastest of them takes "
+        f"{ms(best.measured_s)}, {over:.1%} more, and was kept; a lower {what} or a larger --top-k finds others"
     ]
+
+
+def budget_on(name: str, plan: Plan) -> Budget:
+    """The budget that times on the device `name`, or of the file FILE.toml, are held to.
+
+    Raises UserError for an unknown device, and for one whose latency nothing limits.
+    """
+    import devices
+
+    device = devices.find(name).name
+    found = plan.on(device)
+    if found is None:
+        known = list(dict.fromkeys(b.device or "a device without a name" for b in plan.budgets if b.unit == "s"))
+        raise UserError(
+            f"--verify-on {name}: a time on {device} cannot be held against a latency limit on {' or '.join(known)}; "
+            f"limit the latency there too (--predictor tables/{device}.pkl:LIMIT), or leave --verify-on out"
+        )
+    return found
 
 
 @contextmanager

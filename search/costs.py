@@ -24,6 +24,11 @@ class Predictor(Protocol):
     """The part of latency.predictor.LatencyPredictor that the search uses."""
 
     @property
+    def device(self) -> str:
+        """Name of the device whose times it tells, as its device file is called."""
+        ...
+
+    @property
     def constant_s(self) -> float:
         """Seconds of every network that belong to no op."""
         ...

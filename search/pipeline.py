@@ -15,7 +15,7 @@ from latency.modules import build_network
 from latency.space import SearchSpace, for_classes
 from search import checkpoint, distributed, rundir
 from search.batchnorm import in_step, together
-from search.candidates import Candidate, choose, measured, most_probable, open_device, ranked, told_of
+from search.candidates import Candidate, budget_on, choose, measured, most_probable, open_device, ranked, told_of
 from search.compute import PLAIN, Compute
 from search.data import Data
 from search.derive import random_of_equal_latency
@@ -147,7 +147,12 @@ class Pipeline:
 
     def _choose(self) -> None:
         found = distributed.first(self._candidates)
-        chosen, notes = choose(found, self.target_s)
+        if self.verify_on is None:
+            chosen, notes = choose(found, self.target_s)
+        else:
+            held = budget_on(self.verify_on, self.plan)
+            what = "target" if held is self.plan.budgets[0] else f"limit on {held.device}"
+            chosen, notes = choose(found, held.limit, what)
         rng = np.random.default_rng(derive_seed(self.seed, "random network"))
         budget_s = max(self.target_s, chosen.predicted_s)  # an argmax of --reference may lie above the target
         other = random_of_equal_latency(self.costs, chosen.indices, budget_s, rng, self.plan.others)

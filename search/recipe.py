@@ -119,6 +119,15 @@ def for_data(n_train: int, *, space: str = "", strategy: str = "", device: str =
     return dataclasses.replace(recipe, **(rates | given))
 
 
+def check_batch(recipe: Recipe, available: int) -> None:
+    """Raise RecipeError where a batch has more images than there are: rates that scale with it would be too high."""
+    if recipe.batch_size > available:
+        raise RecipeError(
+            f"--batch-size {recipe.batch_size}: there are only {available} images to train on; "
+            f"at most {available} is possible"
+        )
+
+
 def _small() -> Recipe:
     return Recipe(
         batch_size=32,

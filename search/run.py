@@ -245,7 +245,7 @@ def _search(
         overwrite=config.overwrite,
         ui=ui,
     )
-    timed = "" if result.measured_s is None else f", measured {ms(result.measured_s)}"
+    timed = "" if result.measured_s is None else f", measured {ms(result.measured_s)} on {config.verify_on}"
     ui.table(
         f"{run_dir}: target {ms(plan.target_s)}",
         ["network", "predicted", "test accuracy"],

@@ -37,6 +37,11 @@ class Plan:
         """All bounds but the target's."""
         return tuple(budget.bound for budget in self.budgets[1:])
 
+    def on(self, device: str) -> Budget | None:
+        """The latency budget on the device of this name, the tightest where there are several; None: there is none."""
+        there = [budget for budget in self.budgets if budget.unit == "s" and budget.device == device]
+        return min(there, key=lambda budget: budget.limit, default=None)
+
     def spent(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Name, unit, limit and the network's cost of each budget."""
         return [
@@ -57,10 +62,17 @@ def choose_target(costs: Costs, target_s: float | None) -> tuple[float, list[str
 
 
 def make_plan(
-    costs: Costs, target_s: float | None, others: Sequence[Budget] = (), *, name: str = "target", asked: str = ""
+    costs: Costs,
+    target_s: float | None,
+    others: Sequence[Budget] = (),
+    *,
+    name: str = "target",
+    asked: str = "",
+    device: str = "",
 ) -> tuple[Plan, list[str], list[str]]:
     """(plan, things to say, things to warn of). Raises BudgetError where the budgets cannot be met, alone or together.
 
+    `device`: whose latency `costs` are.
     Without a target: 0.8 times the average random network, or the least latency that the other budgets leave.
     """
     mean_s = costs.expected_s(costs.uniform_LK)
@@ -77,7 +89,7 @@ def make_plan(
         notes.append(f"no target given: {ms(target_s)}, {DEFAULT_SHARE} times the average random network{least_s}")
     if not math.isfinite(target_s) or target_s <= 0:
         raise BudgetError(f"--target-ms {target_s * 1e3:g}: a positive number of milliseconds is needed")
-    budgets = (Budget(name, "s", costs, target_s, asked or f"--target-ms {target_s * 1e3:g}"), *others)
+    budgets = (Budget(name, "s", costs, target_s, asked or f"--target-ms {target_s * 1e3:g}", device), *others)
     require_feasible(budgets)
     plan = Plan(budgets, held_budget(budgets))
     return plan, notes + _ranges(others), _slack(plan, slowest_s)

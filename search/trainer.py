@@ -25,7 +25,7 @@ from search.divergence import lower, require_finite
 from search.gates import fair_path
 from search.loader import Loader
 from search.objective import entropy
-from search.recipe import Recipe, cosine
+from search.recipe import Recipe, check_batch, cosine
 from search.regularise import Dropout, average_of
 from search.rng import seeded
 from search.state import SearchState, sgd
@@ -198,6 +198,7 @@ class TrainPhase:
         self.split = Split(
             train.dataset, *(_joined(a, b) for a, b in ((train.indices, held.indices), (train.labels, held.labels)))
         )
+        check_batch(recipe, len(self.split))
         how = data_.augmentation_of(recipe.cutout) if recipe.augment else None
         self._loader = self._engine.loader(self.split, recipe.batch_size, seed, "train", how)
 

@@ -27,6 +27,7 @@ class FakePredictor:
     constant_s: float = 1e-4
     scale: float = 1.5
     unknown: str = "nothing"
+    device: str = "fake"
 
     def predict_s(self, ops: Sequence[Op]) -> np.ndarray:
         for op in ops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 import torch
 
 from devices.errors import UserError
+from latency.console import Ui, ms
 from latency.space import SearchSpace
-from search.api import Options, search_data
+from search.api import Options, search_data, search_plan
+from search.budgets import latency_budget
 from search.candidates import Candidate, choose, ranked
 from search.costs import Costs, make_costs
 from search.data import Data
 from search.ranking import own_statistics, supernet_accuracies
 from search.recipe import Recipe
 from search.supernet import Supernet
+from search.targets import make_plan
 from tests.search.conftest import FakePredictor
 
 
@@ -87,7 +91,7 @@ def recording(path: Path, space: SearchSpace, predictor: FakePredictor, factor: 
 def test_verified_on_a_device_the_best_that_keeps_the_target_is_kept(
     space: SearchSpace, bands: Data, quick: Recipe, tmp_path: Path, factor: float, fits: bool
 ) -> None:
-    predictor = FakePredictor(constant_s=0.0)
+    predictor = FakePredictor(constant_s=0.0, device="scripted")
     costs = make_costs(space, predictor)
     target_s = 0.8 * costs.expected_s(costs.uniform_LK)
     device = recording(tmp_path, space, predictor, factor)
@@ -109,6 +113,51 @@ def test_verified_on_a_device_the_best_that_keeps_the_target_is_kept(
     else:
         assert chosen.measured_s == min(c.measured_s for c in found if c.measured_s)
     assert (chosen.measured_s <= target_s) == fits or not fits
+
+
+def test_times_are_held_against_the_limit_of_the_device_they_are_of(
+    space: SearchSpace, bands: Data, quick: Recipe, tmp_path: Path
+) -> None:
+    """The target is another device's and ten times tighter; the limit on the device decides, its tightest."""
+    here, there = (
+        FakePredictor(constant_s=0.0, device="scripted"),
+        FakePredictor(constant_s=0.0, scale=0.15, device="faster"),
+    )
+    costs = make_costs(space, there)
+    mean_s = make_costs(space, here).expected_s(costs.uniform_LK)
+    budgets = [latency_budget(space, here, share * mean_s, f"scripted{share}") for share in (1.2, 1.0)]
+    plan, _, _ = make_plan(costs, 0.8 * costs.expected_s(costs.uniform_LK), budgets, device=there.device)
+    assert plan.on("scripted") is budgets[1]
+    assert plan.on("faster") is plan.budgets[0]
+    options = Options(verify_on=recording(tmp_path, space, here, 1.0), floor=0.5)
+    said: list[str] = []
+    ui = Ui()
+    ui.say = said.append  # type: ignore[method-assign]
+    result = search_plan(space, plan, bands, recipe=quick, options=options, ui=ui)
+    assert result.measured_s is not None
+    assert plan.target_s < result.measured_s <= budgets[1].limit
+    assert any(f"within the limit on scripted of {ms(budgets[1].limit)}" in line for line in said)
+
+
+def test_a_device_that_nothing_limits_is_refused_before_the_search(cli, tmp_path: Path) -> None:
+    """A time on one device is no proof of a target on another; a device file counts by its name."""
+    code, _, err = cli("--verify-on", "cpu")
+    assert code == 2
+    assert re.search(
+        r"error: --verify-on cpu: a time on cpu cannot be held against a latency limit on fake; .*"
+        r"\(--predictor tables/cpu.pkl:LIMIT\), or leave --verify-on out\n$",
+        err,
+    )
+    mine, other = tmp_path / "fake.toml", tmp_path / "other.toml"
+    for path in (mine, other):
+        path.write_text('runtime = "replay"\n')
+    code, _, err = cli("--verify-on", str(other))
+    assert code == 2
+    assert "a time on other cannot be held against a latency limit on fake" in err
+    assert not (tmp_path / "runs").exists()
+    code, out, err = cli("--verify-on", str(mine), "--steps", "2", "--train-steps", "1", "--top-k", "2")
+    assert code == 0, err
+    assert re.search(r"measured .* on ", out)
 
 
 def test_a_device_that_is_not_there_is_told_before_the_search(

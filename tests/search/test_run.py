@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from devices.errors import UserError
+from latency.console import Ui
 from latency.space import SearchSpace, load_architecture
 from search import api, checkpoint, run, rundir
 from search.api import Options, search, search_data
@@ -368,6 +370,24 @@ def test_the_command(cli, tmp_path: Path) -> None:
 FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
 
 
+def test_the_largest_batch_is_all_images_and_alphas_smaller_one_is_told(
+    space: SearchSpace, predictor: FakePredictor, bands: Data, quick: Recipe
+) -> None:
+    said: list[str] = []
+    ui = Ui()
+    ui.say = said.append  # type: ignore[method-assign]
+    short = replace(quick, warmup_steps=0, search_steps=2, train_steps=0)
+    full = replace(short, batch_size=len(bands.train))
+    search_data(space, predictor, bands, recipe=full, ui=ui)
+    told = f"an alpha step takes all {len(bands.validation)} images held out for it, less than the batch"
+    assert told in said
+    said.clear()
+    search_data(space, predictor, bands, recipe=short, ui=ui)
+    assert told not in said
+    with pytest.raises(RecipeError, match=f"only {len(bands.train)} images to train on"):
+        search_data(space, predictor, bands, recipe=replace(short, batch_size=len(bands.train) + 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -399,6 +419,7 @@ FASTEST = r"--target-ms 0\.1: the fastest network of the space takes 0\.\d+ ms"
         (["--reference"], "--reference: the paper's loss takes the logarithm of milliseconds"),
         (["--reference", "--loss", "add"], "leave --strategy and --loss out"),
         (["--batch-size", "1"], "--batch-size 1: at least 2"),
+        (["--batch-size", "1152"], "--batch-size 1152: there are only 1151 images to train on"),
         (["--image-size", "0"], "--image-size 0"),
         (["--threads", "0"], "--threads 0"),
         (["--floor", "1.5"], "--floor 1.5"),

@@ -202,6 +202,7 @@ def test_several_processes_are_refused_by_one_of_them(cli, arch: Path, monkeypat
         (["--formats", "onx"], "--formats onx: did you mean 'onnx'"),
         (["--save-every-s", "0"], "--save-every-s 0"),
         (["--train-steps", "-1"], "--train-steps -1"),
+        (["--batch-size", "1797"], r"--batch-size 1797: there are only 14\d\d images to train on"),
         (["--dropout", "1"], "--dropout 1.0: below 1"),
         (["--augmentation", "cutmix"], "--augmentation cutmix: .*one of pad-crop, resized-crop"),
         (["--augmentation", "resized-crop"], "the digits are 8x8 pixels"),
