@@ -59,7 +59,7 @@ def add_compute(made: argparse.ArgumentParser) -> None:
     """How torch computes."""
     group = made.add_argument_group("computing (see docs/train.md)")
     group.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
-    group.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
+    group.add_argument("--threads", type=int, help="torch's threads; on a CPU results repeat bit for bit at equal ones")
     group.add_argument("--precision", default="fp32", help="fp32, or bf16 or fp16 by autocast")
     group.add_argument("--channels-last", action="store_true", help="memory format NHWC")
     group.add_argument(
