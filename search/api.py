@@ -28,15 +28,18 @@ from search.data import Data, ImageDataset, from_datasets
 from search.derive import FLOOR
 from search.images import check_images
 from search.objective import LAMBDA2, LOSSES, LossForm
+from search.options import refuse_ignored
 from search.pipeline import Pipeline
 from search.recipe import Recipe, RecipeError, check_batch, for_data
-from search.reference import PaperLoss, Reference, require_milliseconds
+from search.reference import papers
 from search.result import Result
 from search.rundir import RunDir
 from search.state import loss_of
 from search.strategies import Strategy
 from search.targets import Plan, make_plan
 
+REWARDED = "proxyless_r"
+TOP_K = 5  # of the most probable networks, ranked
 __all__ = ["Options", "Result", "search", "search_data"]
 
 
@@ -44,8 +47,8 @@ __all__ = ["Options", "Result", "search", "search_data"]
 class Options:
     """How to search, beside the recipe's numbers. `device` is where torch computes, not the target.
 
-    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add"; `top_k` most probable networks are ranked, and
-    timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
+    `loss`, one of `search.objective.LOSSES`, with `lambda2` for "add" (None: 0.1); `top_k` most probable networks are
+    ranked, and timed on the device named `verify_on`; `reference` is the paper as released (search.reference).
     `tflite`: write network.tflite too, where the extra `tflite` is installed; `tensorboard`: event files, likewise.
     `sync_bn`: batch norms see the images of all processes (torchrun), so that their number does not matter.
     `strategy_options` are fields of the strategy's dataclass, such as {"gates": "full"}; texts are parsed.
@@ -61,11 +64,16 @@ class Options:
     tflite: bool = False
     tensorboard: bool = False
     loss: str = "dual"
-    lambda2: float = LAMBDA2
-    top_k: int = 5
+    lambda2: float | None = None
+    top_k: int = TOP_K
     verify_on: str | None = None
     reference: bool = False
     sync_bn: bool = True
+
+    @property
+    def coefficient(self) -> float:
+        """`lambda2`, or the default where it was not given."""
+        return LAMBDA2 if self.lambda2 is None else self.lambda2
 
     def __post_init__(self) -> None:
         if self.tensorboard:
@@ -74,16 +82,34 @@ class Options:
             raise RecipeError(f"--floor {self.floor}: a share of the target between 0 and 1")
         if self.top_k < 1:
             raise RecipeError(f"--top-k {self.top_k}: at least 1 is needed")
-        if self.reference and (strategies.canonical(self.strategy), self.loss) != (strategies.DEFAULT, "dual"):
-            raise RecipeError("--reference has a strategy and a loss of its own: leave --strategy and --loss out")
+        if self.reference:
+            _check_reference(strategies.canonical(self.strategy), self.loss, self.lambda2)
+        refuse_ignored(
+            loss=self.loss,
+            lambda2=self.lambda2,
+            reference=self.reference,
+            strategy_options=self.strategy_options,
+            top_k=None if self.top_k == TOP_K else self.top_k,
+            floor=None if self.floor == FLOOR else self.floor,
+        )
         if self.loss not in LOSSES:
             raise RecipeError(f"--loss {self.loss}: {did_you_mean(self.loss, LOSSES)}known: {', '.join(LOSSES)}")
-        if not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
+        if self.lambda2 is not None and not (math.isfinite(self.lambda2) and self.lambda2 >= 0):
             raise RecipeError(f"--lambda2 {self.lambda2}: a number of at least 0 is needed")
         if not self.save_every_s > 0:
             raise RecipeError(f"--save-every-s {self.save_every_s}: a positive number of seconds is needed")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise RecipeError(f"--torch-device {self.device}: torch sees no CUDA device")
+
+
+def _check_reference(strategy: str, loss: str, lambda2: float | None) -> None:
+    if (strategy, loss) not in ((strategies.DEFAULT, "dual"), (strategies.DEFAULT, "add"), (REWARDED, "dual")):
+        raise RecipeError(
+            "--reference has strategies and losses of its own: leave --strategy and --loss out, or give one of "
+            "--loss add and --strategy proxyless-r"
+        )
+    if loss == "add" and lambda2 is None:
+        raise RecipeError("--reference --loss add: CE + lambda2 E needs --lambda2, per millisecond of E")
 
 
 def search(
@@ -172,8 +198,7 @@ def search_plan(
     Under torchrun all processes call this alike (after `distributed.begin`); process 0 alone touches `run_dir`.
     """
     options = options or Options()
-    given = strategies.load(options.strategy, options.strategy_options)
-    strategy: Strategy = Reference(space) if options.reference else given
+    strategy: Strategy = strategies.load(options.strategy, options.strategy_options)
     recipe = recipe or for_data(
         len(data.train) + len(data.validation), space=space.name, strategy=options.strategy, device=options.device
     )
@@ -182,10 +207,10 @@ def search_plan(
         ui.say(f"an alpha step takes all {len(data.validation)} images held out for it, less than the batch")
     for what, split in (("training", data.train), ("search-validation", data.validation)):
         distributed.check_batch(recipe.batch_size, len(split), what)
-    loss: LossForm = loss_of(plan, recipe, options.loss, options.lambda2)
+    loss: LossForm = loss_of(plan, recipe, options.loss, options.coefficient)
     if options.reference:
-        require_milliseconds(plan)
-        loss = PaperLoss(plan.target_s)
+        by_reward = strategies.canonical(options.strategy) == REWARDED
+        strategy, loss = papers(space, plan, by_reward, options.lambda2)
     if options.verify_on is not None:
         budget_on(options.verify_on, plan)
         if distributed.rank() == 0:
@@ -249,7 +274,7 @@ def make_config(space: SearchSpace, plan: Plan, data: Data, recipe: Recipe, opti
     ]
     more: dict[str, Any] = {"budgets": others} if others else {}
     if options.loss != "dual":
-        more["loss"] = {"kind": options.loss, "lambda2": options.lambda2}
+        more["loss"] = {"kind": options.loss, "lambda2": options.coefficient}
     if options.reference:
         more["reference"] = True
     if options.verify_on is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,27 @@ SEARCHING: dict[str, tuple[type, str]] = {
     "search_lr": (float, "learning rate of weights in the search, cosine to 0"),
     "alpha_lr": (float, "Adam's rate for alpha"),
 }
+
+
+def refuse_ignored(
+    *,
+    loss: str,
+    lambda2: float | None,
+    reference: bool,
+    strategy_options: Collection[str],
+    top_k: int | None,
+    floor: float | None,
+) -> None:
+    """Raise UserError where an option is given that nothing would read; None and no options: not given."""
+    if lambda2 is not None and loss != "add":
+        raise UserError(f"--lambda2 {lambda2}: only with --loss add")
+    if not reference:
+        return
+    if strategy_options:
+        raise UserError("--strategy-option: only without --reference, whose alpha step has no options")
+    for name, value in (("--top-k", top_k), ("--floor", floor)):
+        if value is not None:
+            raise UserError(f"{name} {value}: only without --reference, whose network is the argmax of every block")
 
 
 def add_recipe(made: argparse.ArgumentParser, options: dict[str, tuple[type, str]]) -> None:

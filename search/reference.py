@@ -2,12 +2,14 @@
 
 arXiv 1812.00332 and the authors' search code, with its default loss and its rules where they differ from ours:
 
-- the loss is 0.2 CE (ln E / ln T)^0.3 with E and T in milliseconds ("mul#log"), E over the two sampled candidates;
+- the loss is 0.2 CE (ln E / ln T)^0.3 with E and T in milliseconds ("mul#log"), or with `--loss add` that of the
+  paper's equation 7, CE + lambda2 E, E in milliseconds; E is over the two sampled candidates;
 - a block whose active candidate is Zero learns nothing in that step, from the task or from the latency;
 - the network is the argmax of every block, whatever it takes.
 
 The two paths of section 3.2.1 are used; the schedule and the rates are those of the run, so that a comparison shows
-the rules alone. The loss depends on the unit, hence the limits in `require_milliseconds`.
+the rules alone. mul#log depends on the unit, hence the limits in `require_milliseconds`. `--strategy proxyless-r`:
+search.reference_r.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from latency.ops import Zero
 from latency.space import SearchSpace
 from search import distributed, gates
 from search.alpha import descend
-from search.objective import expected_latency_s
+from search.objective import LossForm, expected_latency_s
 from search.paths import along_sampled
+from search.reference_r import ReferenceR
 from search.rng import generator
 from search.state import SearchState
+from search.strategies import Strategy
 from search.supernet import only_alpha
 from search.targets import Plan
 
@@ -64,6 +68,34 @@ class PaperLoss:
         return self
 
 
+@dataclass(frozen=True)
+class PaperSum:
+    """CE + lambda2 E, E in milliseconds (equation 7; its lambda1 |w|^2 is the weight decay of the weight steps)."""
+
+    lambda2: float
+
+    def factor(self, expected_s: float) -> float:
+        """dL/dCE."""
+        return 1.0
+
+    def slopes(self, task_loss: float, expected_C: Sequence[float]) -> list[float]:
+        """(dL/dE) / (dL/dCE): lambda2 a millisecond, told per second."""
+        return [self.lambda2 * 1e3]
+
+    def step(self, expected_C: Sequence[float]) -> PaperSum:
+        """Nothing is learned."""
+        return self
+
+    @property
+    def values(self) -> list[float]:
+        """None."""
+        return []
+
+    def with_values(self, values: Sequence[float]) -> PaperSum:
+        """Nothing to restore."""
+        return self
+
+
 class Reference:
     """The alpha step of the released code with `grad_binary_mode = two`."""
 
@@ -77,7 +109,7 @@ class Reference:
     def step(self, state: SearchState, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """One alpha step on (images (n, C, H, W), labels (n,))."""
         supernet, alpha_LK, loss_form = state.supernet, state.supernet.alpha_LK, state.loss
-        assert isinstance(loss_form, PaperLoss)
+        assert isinstance(loss_form, (PaperLoss, PaperSum))
         pair_L2 = gates.sample_pair(supernet.logits(), generator(state.seed, "pair", state.step))
         gates_L2 = torch.tensor([[1.0, 0.0]]).repeat(len(pair_L2), 1).requires_grad_()
         images, labels = batch
@@ -105,10 +137,23 @@ class Reference:
         return {"valid_loss": value}
 
 
-def require_milliseconds(plan: Plan) -> None:
-    """Raise UserError where the paper's loss is not a number: it takes logarithms of milliseconds."""
+def papers(space: SearchSpace, plan: Plan, by_reward: bool, lambda2: float | None) -> tuple[Strategy, LossForm]:
+    """The paper's alpha step and loss: REINFORCE if `by_reward`, else CE + lambda2 E where there is one, else mul#log.
+
+    Raises UserError where the loss is not a number, or there are budgets it knows nothing of.
+    """
     if len(plan.budgets) > 1:
         raise UserError("--reference: the paper's loss has one latency target; leave the other budgets out")
+    if by_reward:
+        return ReferenceR(), PaperSum(0.0)  # a loss that is only told: the latency is in the reward
+    if lambda2 is not None:
+        return Reference(space), PaperSum(lambda2)
+    require_milliseconds(plan)
+    return Reference(space), PaperLoss(plan.target_s)
+
+
+def require_milliseconds(plan: Plan) -> None:
+    """Raise UserError where the paper's loss is not a number: it takes logarithms of milliseconds."""
     fastest_s = plan.costs.network_s(plan.costs.fastest)
     if min(fastest_s, plan.target_s) <= 1e-3:
         raise UserError(

@@ -32,8 +32,8 @@ class RunConfig:
     max_macs: str | None
     max_params: str | None
     loss: str
-    lambda2: float
-    top_k: int
+    lambda2: float | None
+    top_k: int | None
     verify_on: str | None
     reference: bool
     space: str
@@ -44,7 +44,7 @@ class RunConfig:
     overwrite: bool
     strategy: str
     strategy_option: list[str]
-    floor: float
+    floor: float | None
     save_every_s: float
     torch_device: str
     sync_bn: bool
@@ -85,13 +85,17 @@ def _parser() -> argparse.ArgumentParser:
         help="one of its options; may be repeated",
     )
     made.add_argument("--loss", default="dual", help="how budgets enter the loss: dual (meets them), add or mul-log")
-    made.add_argument("--lambda2", type=float, default=0.1, help="of --loss add: CE + lambda2 * E/T")
+    made.add_argument(
+        "--lambda2", type=float, help="with --loss add: CE + lambda2 * E/T, 0.1; with --reference E in ms"
+    )
     made.add_argument("--reference", action="store_true", help="search by the paper's rules, which may miss the target")
-    made.add_argument("--top-k", type=int, default=5, help="most probable networks to rank by validation accuracy")
+    made.add_argument("--top-k", type=int, help="most probable networks to rank by validation accuracy; 5 by default")
     made.add_argument(
         "--verify-on", metavar="DEVICE", help="time them there; keep the best that truly meets the target"
     )
-    made.add_argument("--floor", type=float, default=0.97, help="share of the target the network should at least use")
+    made.add_argument(
+        "--floor", type=float, help="share of the target the network should at least use; 0.97 by default"
+    )
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
     made.add_argument("--tensorboard", action="store_true", help="write event files to runs/NAME/tensorboard too")
     made.add_argument("--no-tflite", action="store_true", help="leave network.tflite out (some seconds)")
@@ -175,7 +179,16 @@ def _check(config: RunConfig) -> None:
     if config.target_ms is not None and not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise UserError(f"--target-ms {config.target_ms}: a positive number of milliseconds is needed")
     strategies.canonical(config.strategy)
-    strategies.parse_options(config.strategy_option)
+    options.refuse_ignored(
+        loss=config.loss,
+        lambda2=config.lambda2,
+        reference=config.reference,
+        strategy_options=strategies.parse_options(config.strategy_option),
+        top_k=config.top_k,
+        floor=config.floor,
+    )
+    if config.memory_gib is not None and not config.dry_run:
+        raise UserError(f"--memory-gib {config.memory_gib:g}: only with --dry-run")
     if config.name is not None and (not config.name or Path(config.name).name != config.name):
         raise UserError(f"--name '{config.name}': a plain folder name is needed; --runs says where it goes")
 
@@ -188,22 +201,21 @@ def _search(
     from search.recipe import for_data
 
     compute = options.compute_of(args)
+    given = {"floor": config.floor, "top_k": config.top_k, "lambda2": config.lambda2}
     chosen = Options(
         config.seed,
         config.strategy,
-        config.floor,
-        config.torch_device,
-        config.save_every_s,
-        strategies.parse_options(config.strategy_option),
+        device=config.torch_device,
+        save_every_s=config.save_every_s,
+        strategy_options=strategies.parse_options(config.strategy_option),
         compute=compute,
         tflite=not args.no_tflite,
         tensorboard=args.tensorboard,
         loss=config.loss,
-        lambda2=config.lambda2,
-        top_k=config.top_k,
         verify_on=config.verify_on,
         reference=config.reference,
         sync_bn=config.sync_bn,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
     strategies.load(chosen.strategy, chosen.strategy_options)  # before the data: a wrong option is told at once
     image_size = args.image_size

@@ -23,6 +23,8 @@ NETWORKS = (NETWORK, TFLITE, WEIGHTS)
 OURS = (CONFIG, METRICS, CHECKPOINT, BEFORE, ARCHITECTURE, RANDOM_ARCHITECTURE, *NETWORKS, REPORT, VERIFY, RESULT)
 #: What a resumed run may change: the advice after a loss that is no number is to go on with a lower rate.
 RATES = ("recipe.warmup_lr", "recipe.search_lr", "recipe.train_lr", "recipe.alpha_lr")
+#: And, until a network is chosen: a device that fails must not lock in the search that went before.
+VERIFY_ON = ("verify_on",)
 
 
 class RunError(UserError):
@@ -45,7 +47,8 @@ class RunDir:
         """Make the folder ready. Returns differences worth a warning. Raises RunError where it may not.
 
         A folder in use is refused without `resume` or `overwrite`; with `resume` the config must be the same but for
-        the machine and the learning rates, whose change is written down.
+        the machine, the learning rates and, until a network is chosen, the device of `--verify-on`, whose change is
+        written down.
         """
         if resume and overwrite:
             raise RunError("--resume and --overwrite exclude each other")
@@ -75,18 +78,20 @@ class RunDir:
             raise RunError(f"nothing to resume: {self.path} has no {CONFIG}; leave --resume out to start")
         old = read_json(self.path / CONFIG, "the config of a run")
         changed = differences(old, config)
-        rates = [difference for difference in changed if difference.startswith(RATES)]
-        if len(changed) > len(rates):
-            others = [difference for difference in changed if difference not in rates]
+        other_device = any(difference.startswith(VERIFY_ON) for difference in changed)
+        may_change = RATES + VERIFY_ON if other_device and not self.chosen() else RATES
+        allowed = [difference for difference in changed if difference.startswith(may_change)]
+        if len(changed) > len(allowed):
+            others = [difference for difference in changed if difference not in allowed]
             raise RunError(
                 f"{self.path} was started with another config: {'; '.join(others[:3])}; "
                 "give the same options, or choose another --name"
             )
-        if rates:
+        if allowed:
             before = old.pop("before", [])
             write_json(self.path / CONFIG, {**config, "before": [*before, old]})
         machines = {"machine": old.get("machine")}, {"machine": config.get("machine")}
-        return rates + differences(*machines, compare_machine=True)
+        return allowed + differences(*machines, compare_machine=True)
 
     def truncate_metrics(self, n_bytes: int) -> bool:
         """Forget rows written after the checkpoint, a torn last line included. False where rows before it lack."""
@@ -131,6 +136,10 @@ class RunDir:
                     return
                 raise RunError(f"{path}:{number}: not JSON; the file is damaged") from None
             yield row
+
+    def chosen(self) -> bool:
+        """Whether the search has ended with a network."""
+        return any(row.get("phase") == "derived" for row in self.rows())
 
     def finished(self) -> dict[str, Any] | None:
         """The row of results that ends a finished run, else None."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from devices.base import DeviceError
 from devices.errors import UserError
 from latency.console import Ui, ms
 from latency.space import SearchSpace
@@ -20,6 +21,7 @@ from search.costs import Costs, make_costs
 from search.data import Data
 from search.ranking import own_statistics, supernet_accuracies
 from search.recipe import Recipe
+from search.result import Result
 from search.supernet import Supernet
 from search.targets import make_plan
 from tests.search.conftest import FakePredictor
@@ -158,6 +160,34 @@ def test_a_device_that_nothing_limits_is_refused_before_the_search(cli, tmp_path
     code, out, err = cli("--verify-on", str(mine), "--steps", "2", "--train-steps", "1", "--top-k", "2")
     assert code == 0, err
     assert re.search(r"measured .* on ", out)
+
+
+def test_a_device_that_fails_does_not_lock_in_the_search_before_it(
+    space: SearchSpace, bands: Data, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searched, not measured: --resume goes on without the device; once a network is chosen, that is fixed."""
+    predictor = FakePredictor(constant_s=0.0, device="scripted")
+    device, folder = recording(tmp_path, space, predictor, 1.0), tmp_path / "run"
+
+    def go(verify_on: str | None, resume: bool = True) -> Result:
+        options = Options(verify_on=verify_on)
+        return search_data(space, predictor, bands, recipe=quick, run_dir=folder, options=options, resume=resume)
+
+    def fails(*_: object) -> None:
+        raise DeviceError("the cable came out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("search.pipeline.measured", fails)
+        with pytest.raises(DeviceError, match="cable"):
+            go(device, resume=False)
+    searched = (folder / "metrics.jsonl").read_text()
+    assert go(None).measured_s is None
+    assert (folder / "metrics.jsonl").read_text().startswith(searched)  # not searched again
+    config = json.loads((folder / "config.json").read_text())
+    assert "verify_on" not in config
+    assert [old["verify_on"] for old in config["before"]] == [device]
+    with pytest.raises(UserError, match="started with another config: verify_on: absent there"):
+        go(device)
 
 
 def test_a_device_that_is_not_there_is_told_before_the_search(
