@@ -34,7 +34,7 @@ def measure(device: Any, seconds: float, seed: int, ui: Ui) -> dict[str, tuple[f
     import torch
 
     from benchmarks.any_network_models import FAMILIES
-    from latency.measure import Measurement, Policy, Progress, Workload, prepare, run_rounds
+    from latency.measure import Policy, Progress, Workload, prepare, run_rounds
 
     torch.manual_seed(0)
     todo = [
@@ -46,13 +46,12 @@ def measure(device: Any, seconds: float, seed: int, ui: Ui) -> dict[str, tuple[f
         sessions, failed = prepare(device, todo, report)
     if failed:
         raise UserError(f"{next(iter(failed.items()))}")
-    found: list[Measurement] = []
     with ui.progress("timing") as report:
-        run_rounds(
+        found = run_rounds(
             sessions, todo, Policy(target=0.005, budget_s=seconds), random.Random(seed), Progress(), report=report,
-            on_round=lambda *_: None, on_done=found.append, on_failed=lambda key, error: ui.warn(f"{key}: {error}"),
+            on_round=lambda *_: None, on_done=lambda _: None, on_failed=lambda key, error: ui.warn(f"{key}: {error}"),
         )  # fmt: skip
-    return {m.key: (m.median_s, (m.ci_s[1] - m.ci_s[0]) / 2) for m in found}
+    return {m.key: (m.median_s, m.half_width * m.median_s) for m in found}
 
 
 def networks(runtime: str) -> dict[str, tuple[KernelNode, ...]]:

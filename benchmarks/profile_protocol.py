@@ -102,20 +102,19 @@ def in_rounds(
     """(every workload measured, rounds) by latency.measure; no workload stops early."""
     from latency.measure import Policy, Progress, run_rounds
 
-    found: list[Measurement] = []
     progress = Progress()
 
     def failed(key: str, error: Exception) -> None:
         raise UserError(f"{key}: {error}")
 
-    run_rounds(
+    found = run_rounds(
         sessions,
         workloads,
         Policy(target=0.0, budget_s=seconds),
         random.Random(seed),
         progress,
         on_round=lambda *_: None,
-        on_done=found.append,
+        on_done=lambda _: None,
         on_failed=failed,
         report=lambda *_: None,
     )
@@ -177,7 +176,7 @@ def _observation(key: str, timed: Timed) -> Any:
 def _timed(found: Sequence[Measurement]) -> Timed:
     import math
 
-    error = {m.key: (m.ci_s[1] - m.ci_s[0]) / 2 / 1.96 for m in found}
+    error = {m.key: m.half_width * m.median_s / 1.96 for m in found}
     return Timed(
         {m.key: m.median_s for m in found},
         {m.key: error[m.key] if math.isfinite(error[m.key]) else 0.1 * m.median_s for m in found},

@@ -11,7 +11,18 @@ from devices.base import Device, DeviceError, DeviceUnavailable, Session
 from devices.errors import UserError, did_you_mean
 from devices.spec import SPECS, DeviceSpec, names, read
 
-__all__ = ["Device", "DeviceError", "DeviceSpec", "DeviceUnavailable", "Session", "UserError", "find", "load", "names"]
+__all__ = [
+    "Device",
+    "DeviceError",
+    "DeviceSpec",
+    "DeviceUnavailable",
+    "Session",
+    "UserError",
+    "find",
+    "load",
+    "names",
+    "open_spec",
+]
 
 
 def find(name: str) -> DeviceSpec:
@@ -34,6 +45,10 @@ def load(name: str, **options: Any) -> Device:
     Raises UserError, DeviceUnavailable.
     """
     spec = find(name)
-    spec = replace(spec, options={**spec.options, **options})
+    return open_spec(replace(spec, options={**spec.options, **options}))
+
+
+def open_spec(spec: DeviceSpec) -> Device:
+    """The device that `spec` describes, ready for `prepare`. Raises UserError, DeviceUnavailable."""
     device: Device = importlib.import_module(f"devices.{spec.runtime}").open_device(spec)
     return device

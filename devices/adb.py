@@ -44,18 +44,25 @@ def find_adb(environ: dict[str, str] | None = None) -> Path:
         candidate = Path(folder) / "platform-tools" / "adb" if folder else None
         if candidate is not None and os.access(candidate, os.X_OK):
             return candidate
+    bundled = _bundled()
+    if bundled is not None and os.access(bundled, os.X_OK):
+        return bundled
+    raise PhoneUnavailable(
+        "no adb: it is not on PATH, not in ANDROID_HOME/platform-tools, and adbutils is not installed or brings none "
+        "for this platform; install Debian's package adb, or pip install 'metronome-nas[phone]'"
+    )
+
+
+def _bundled() -> Path | None:
+    """The adb in the wheel of adbutils; not all its wheels have one."""
     try:
         import adbutils
-
-        bundled = Path(adbutils.adb_path())
-        if os.access(bundled, os.X_OK):
-            return bundled
     except (ImportError, OSError):
-        pass
-    raise PhoneUnavailable(
-        "no adb: it is not on PATH, not in ANDROID_HOME/platform-tools, and adbutils is not installed; "
-        "install Debian's package adb, or pip install 'metronome-nas[phone]'"
-    )
+        return None
+    try:
+        return Path(adbutils.adb_path())
+    except (OSError, adbutils.AdbError):
+        return None
 
 
 class Adb:

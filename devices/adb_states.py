@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,9 +33,11 @@ class Attached:
 
     @property
     def model(self) -> str:
-        """The model as `getprop ro.product.model` has it; adb writes spaces as underscores."""
+        """The model to show: adb writes an underscore for all that is no letter or digit, most often a space."""
         return self.about.get("model", "").replace("_", " ")
 
+
+NAMELESS = "(no serial number)"  # adb's words in place of a serial
 
 #: state -> what it means and what to do. Every state of adb's own list (types.cpp, to_string(ConnectionState)).
 STATES = {
@@ -53,24 +57,29 @@ STATES = {
 }
 
 
+_PAIRS = r"(?:\s+\w+:.*)?"
+#: serial, state, the rest: with a state that is known, and with one word that is not, after a serial without spaces.
+_WORDS = "|".join({"device", *STATES} - {"no permissions"})
+_LINE = re.compile(rf"(\S|\S.*?\S)\s+(no permissions(?=\W|$)|(?:{_WORDS})(?={_PAIRS}$))(.*)")
+_NEW_STATE = re.compile(rf"(\S+)\s+([a-z]+)({_PAIRS})")
+
+
 def parse_devices(text: str) -> list[Attached]:
     """The phones in the output of `adb devices -l`. Lines of the server's own (`* daemon started ...`) are no phones.
 
-    Raises PhoneError on a line that is neither.
+    A serial may hold spaces (`adb-1414 (2)._adb-tls-connect._tcp`, `(no serial number)`): the state is what the line is
+    read by. A line that cannot be read is passed over with a warning: the other phones can be worked on.
     """
     found = []
     for line in text.replace("\r", "").split("\n"):
         line = line.strip()
         if not line or line.startswith(("*", "List of devices", "adb server")):
             continue
-        if not line.replace("\t", " ").isprintable():  # a serial that would reach the terminal as it is
-            raise PhoneError(f"`adb devices -l` says something unknown: '{telling_line(line)}'")
-        if m := re.match(r"(\S+)\s+no permissions\b(.*)", line):
-            found.append(Attached(m[1], "no permissions", _about(re.sub(r"\[[^\]]*\]", "", m[2]))))
-        elif m := re.match(r"(\S+)\s+([a-z]+)((?:\s+\S+)*)$", line):
-            found.append(Attached(m[1], m[2], _about(m[3])))
-        else:
-            raise PhoneError(f"`adb devices -l` says something unknown: '{telling_line(line)}'")
+        m = _LINE.fullmatch(line) or _NEW_STATE.fullmatch(line)
+        if m is None or not line.replace("\t", " ").isprintable():  # such a serial would reach the terminal as it is
+            warnings.warn(f"passed over in `adb devices -l`, unreadable: '{telling_line(line)}'", stacklevel=2)
+            continue
+        found.append(Attached(m[1], m[2], _about(re.sub(r"\[[^\]]*\]", "", m[3]))))
     return found
 
 
@@ -92,12 +101,19 @@ def choose(attached: Sequence[Attached], serial: str | None = None) -> Attached:
                 "no phone: `adb devices -l` lists none; plug one in with USB debugging on (developer options), "
                 "or run `adb connect HOST:PORT`"
             )
-        usable = [a for a in mine if a.state == "device"]
+        usable = [a for a in mine if a.state == "device" and a.serial != NAMELESS]
         if len(usable) > 1:
-            listed = "; ".join(f"--serial {a.serial}" + (f" ({a.model})" if a.model else "") for a in usable)
+            listed = "; ".join(
+                f"--serial {shlex.quote(a.serial)}" + (f" ({a.model})" if a.model else "") for a in usable
+            )
             raise PhoneUnavailable(f"{len(usable)} phones are attached; say which: {listed}")
         mine = usable or mine
     phone = mine[0]
+    if phone.serial == NAMELESS:
+        raise PhoneUnavailable(
+            "a phone is attached that tells no serial number, by which adb would address it: `adb tcpip 5555`, then "
+            "`adb connect HOST:5555`, gives it one"
+        )
     if phone.state != "device":
         what = STATES.get(phone.state, "is in a state that is not known here: plug it in again")
         raise PhoneUnavailable(f"phone {phone.serial} is '{phone.state}': it {what}")

@@ -15,7 +15,7 @@ from devices.base import DeviceError
 from devices.benchmark_binary import digest, find_binary
 from devices.benchmark_text import Outcome
 from devices.phone_batch import Setup
-from devices.phone_options import check_model, check_options, fits_model, option, setup_mask
+from devices.phone_options import check_model, check_options, fits_listed, option, setup_mask
 from devices.phone_runner import PhoneRunner, heat_text, quietly
 from devices.phone_settings import SettingsKeeper
 from devices.phone_state import FACTS, Facts, read_facts
@@ -42,10 +42,13 @@ class AndroidSession:
             raise result
         return result
 
-    def node_times_s(self, loops: int) -> dict[str, float]:
-        """Seconds per inference by op, in the context of the whole model; keys are the names of the op table."""
+    def kernels_s(self, loops: int) -> list[tuple[str, float]]:
+        """(node type, seconds per inference) of each row of the op table, in the order in which they run.
+
+        Raises DeviceError: above all where the program has no op table, or was built without op profiling.
+        """
         self.check_open()
-        return {node.name: node.seconds for node in self.device.ready().op_table(self.file, loops)}
+        return [(node.kind, node.seconds) for node in self.device.ready().op_table(self.file, loops)]
 
     def check_open(self) -> None:
         """Raise DeviceError where the session is closed."""
@@ -137,6 +140,8 @@ class AndroidDevice:
             fixed = bool(option(self._spec, "fixed_performance"))
             self._changed = runner.patiently(lambda: self._keeper.apply(fixed))
             self._runner = runner
+            if mask is None and option(self._spec, "cluster") != "all":
+                self.tell(f"phone {self.adb.serial}: threads are not bound to cores, expect wide intervals")
         return self._runner
 
     @property
@@ -146,6 +151,8 @@ class AndroidDevice:
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint. Not in it: the serial. Phones of one model and build give comparable times."""
+        from devices.convert import versions
+
         props, mask = self.facts.props, setup_mask(self._spec, self.facts)
         return {
             "device": self.name,
@@ -157,6 +164,7 @@ class AndroidDevice:
             "android": props.get("ro.build.version.release", "unknown"),
             "build": props.get("ro.build.fingerprint", "unknown"),
             "mask": "none" if mask is None else f"{mask:x}",
+            "converter": versions(option(self._spec, "quantization")),
             "governor": "+".join(sorted({c.governor for c in self.facts.clusters})) or "not readable",
             **{
                 k: option(self._spec, k)
@@ -203,7 +211,7 @@ def open_device(spec: DeviceSpec) -> AndroidDevice | PhoneGroup:
 
 def attached_for(spec: DeviceSpec, attached: list[Attached]) -> list[Attached]:
     """Those of `attached` that work and are of the file's model; all of them where there is none such."""
-    return [a for a in attached if a.state == "device" and fits_model(spec, a.model)] or attached
+    return [a for a in attached if a.state == "device" and fits_listed(spec, a)] or attached
 
 
 def _setup(spec: DeviceSpec, adb: Adb, facts: Facts, mask: int | None, binary: str = "") -> Setup:

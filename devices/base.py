@@ -23,9 +23,11 @@ class Session(Protocol):
     """One module made ready to run on a device.
 
     A session may also have `node_times_s(loops) -> dict[str, float]`, seconds per inference by submodule, where the
-    runtime can attribute them; `notes() -> dict`, facts that go into the table's provenance beside the times; and
-    `cache_state`, "cold" or "warm" (the default), which labels its rows; `parts`, into how many calls of `time_s` the
-    inferences of one sample may be split (1 where each call is long or costly, as a replay of a CUDA graph is).
+    runtime can attribute them, or `kernels_s(loops) -> [(kind, seconds), ...]` in the order in which they run,
+    where it tells kernels but not the submodules that they come from; `notes() -> dict`, facts that go into the
+    table's provenance beside the times; and `cache_state`, "cold" or "warm" (the default), which labels its rows;
+    `parts`, into how many calls of `time_s` the inferences of one sample may be split (1 where each call is long or
+    costly, as a replay of a CUDA graph is).
     """
 
     def time_s(self, loops: int) -> float:

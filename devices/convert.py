@@ -126,7 +126,8 @@ def content_hash(
     calibration: npt.NDArray[np.float32] | None = None,
 ) -> str:
     """sha256 over all that decides the file: the tree of classes and their settings, code of classes that are not
-    torch's own, weights, input shape, quantisation and its inputs, versions of torch and of the converter."""
+    torch's own, weights and buffers, input shape, quantisation and its inputs, versions of torch and of the converters.
+    """
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
@@ -137,7 +138,11 @@ def content_hash(
         kind = type(part)
         settings = {k: v for k, v in vars(part).items() if k[0] != "_" and k not in ("key", "training")}
         add(name, kind.__module__, kind.__qualname__, sorted((k, repr(v)) for k, v in settings.items()), _code(kind))
-    for name, value in module.state_dict().items():
+    if quantization != "fp32":
+        add(_version("ai-edge-quantizer"))
+    saved = module.state_dict()
+    passing = {name: value for name, value in module.named_buffers() if name not in saved}  # persistent=False
+    for name, value in (saved | passing).items():
         add(name, value.dtype, tuple(value.shape))
         digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
     if calibration is not None:
@@ -160,6 +165,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
+
+
+def versions(quantization: str) -> str:
+    """What makes the files, for the fingerprint of a device: another version may make other kernels of the same op."""
+    names = ["litert-torch", *(["ai-edge-quantizer"] if quantization != "fp32" else [])]
+    return ", ".join(f"{name} {_version(name)}" for name in names)
 
 
 def check_installed() -> str:

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 CACHES = ("cold", "warm")
+COOL_S, POLL_S = 900.0, 5.0  # how long a hot GPU is given, and between looks at it
 ALIGN = 128  # elements: an input that begins off a boundary would be given other kernels
 
 
 class CudaDevice:
-    """The device `gpu`. The last three arguments are seams for tests."""
+    """The device `gpu`. The last three arguments are seams for tests.
+
+    `tell` gets a line whenever the GPU has to be waited for, `waited_s` is how long that took.
+    """
+
+    what_to_do = (
+        "see to its cooling and power, let other work on it end, and run the same command again (a profile keeps what "
+        "it has)"
+    )
 
     def __init__(
         self,
@@ -38,6 +47,8 @@ class CudaDevice:
 
         spec.only("index", "precision", "channels_last", "cache")
         self.name, self.sleep = spec.name, sleep
+        self.tell: Callable[[str], None] = lambda text: None
+        self.waited_s = 0.0
         self.index = spec.option("index", 0)
         self.precision = spec.option("precision", "fp32")
         self.channels_last = spec.option("channels_last", False)
@@ -65,6 +76,7 @@ class CudaDevice:
             )
         self._dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision, torch.float32)
         self._arena: torch.Tensor | None = None
+        self._other: torch.Tensor | None = None
         self._stream: Any = None
         self._first_graph: Any = None
         self._nvml = nvml or self._open_nvml()
@@ -83,6 +95,32 @@ class CudaDevice:
             return None if self._nvml is None else self._nvml.clocks()
         except OSError as error:
             raise DeviceError(f"{self.name}: the GPU no longer tells its clocks ({error})") from error
+
+    def cool_down(self, clocks: Clocks | None) -> None:
+        """Wait until the GPU, last seen as `clocks`, no longer throttles. Raises DeviceUnavailable after COOL_S."""
+        end_s = self.waited_s + COOL_S
+        while clocks is not None and clocks.throttled:
+            why = ", ".join(clocks.names)
+            if self.waited_s >= end_s:
+                raise DeviceUnavailable(
+                    f"{self.name}: the GPU throttles ({why}) for {COOL_S:.0f} s on end: {self.what_to_do}"
+                )
+            self.tell(f"{self.name}: the GPU throttles ({why}): waiting for it to cool down")
+            self.sleep(POLL_S)
+            self.waited_s += POLL_S
+            clocks = self.clocks()
+
+    def flush(self) -> None:
+        """Read through memory of L2_TIMES x L2 in which no input lies, so that none is left in L2.
+
+        Read, not written as Triton's do_bench and NVBench do: the writing back of what was written would fall into what
+        is timed next.
+        """
+        import torch
+
+        if self._other is None:
+            self._other = torch.ones(L2_TIMES * self.l2_bytes // 4, device=self._where)
+        self._other.sum()
 
     def stream(self) -> Any:
         """The stream of all warm-ups and captures: graphs share memory only if captured on one stream."""

@@ -11,15 +11,17 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from devices.base import DeviceError
+from devices.base import DeviceError, DeviceUnavailable
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from devices.cuda import CudaDevice
+    from devices.nvml import Clocks
 
 L2_TIMES = 4  # cold: this many times the L2 cache is read through before an input comes round again
 GRAPH_S = 200e-6  # a graph lasts at least this long: events resolve 0.5 us
@@ -29,7 +31,8 @@ WARM_CALLS = 3
 PROBE_CALLS = 8  # of a first graph, which tells how many calls the second needs
 HOST_CALLS = 20
 TRIES = 5  # of a batch that was throttled
-COOL_S = 2.0
+#: Seconds on the GPU between events around some work, told after it was waited for.
+Span = Callable[[], float]
 
 
 class CudaSession:
@@ -38,7 +41,7 @@ class CudaSession:
     parts = 1  # a graph is many calls already, and the host's other work does not interrupt it
 
     def __init__(self, device: CudaDevice, module: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self._device, self._cuda = device, device.cuda
+        self.device, self._cuda = device, device.cuda
         self.cache_state = device.cache
         self._module: nn.Module | None = module
         with self._errors(), device.arithmetic():
@@ -46,27 +49,51 @@ class CudaSession:
             self._warm_up(first[0])
             # Asked of a graph, not of eager calls: those of a small op last as long as their launches do.
             probe = self._capture(first * PROBE_CALLS)
-            once_s = max(self._between_events(probe.replay) / PROBE_CALLS, 1e-7)
+            once_s = max(self._between_events(probe.replay)() / PROBE_CALLS, 1e-7)
             self._inputs = device.inputs(input_shape, self._calls(input_shape, once_s))
             self._graph: Any = self._capture(self._inputs)
             self._host_s = self._host()
+        # So many small inputs that they would push each other out of L2 do not fit into one graph: L2 is emptied before
+        # every replay then, outside the events, and within a replay no input comes twice.
+        read = len(self._inputs) * device.bytes_of(input_shape)
+        self.flushes = device.cache == "cold" and read < L2_TIMES * device.l2_bytes
+        self._seen: list[Clocks] = []
+        self._retaken = 0
 
     def time_s(self, loops: int) -> float:
-        """GPU seconds for `loops` inferences, from whole replays of the graph. Throttled batches are taken again."""
+        """GPU seconds for `loops` inferences, from whole replays of the graph.
+
+        A batch during which the GPU throttled is taken again when it has cooled. Raises DeviceError, and
+        DeviceUnavailable where the GPU stays hot: that is no fault of this module.
+        """
         if self._module is None:
             raise DeviceError("the session is closed")
         replays = math.ceil(loops / len(self._inputs))
-        reasons: set[str] = set()
-        for attempt in range(TRIES):
-            if attempt:
-                self._device.sleep(COOL_S)
-            with self._errors(), self._device.arithmetic():  # events of another device's stream would time nothing
-                seconds = self._between_events(lambda: [self._graph.replay() for _ in range(replays)])
-            clocks = self._device.clocks()
-            if clocks is None or not clocks.throttled:
+        for _ in range(TRIES):
+            with self._errors(), self.device.arithmetic():  # events of another device's stream would time nothing
+                spans = self._replay(replays)
+                seen = [self.device.clocks()]  # the GPU is at it
+                seconds = sum(span() for span in spans)
+            seen.append(self.device.clocks())  # and what set in meanwhile
+            slow = next((clocks for clocks in seen if clocks is not None and clocks.throttled), None)
+            if slow is None:
+                self._seen += [clocks for clocks in seen[:1] if clocks is not None]
                 return seconds / (replays * len(self._inputs)) * loops
-            reasons.update(clocks.names)
-        raise DeviceError(f"the GPU throttles ({', '.join(sorted(reasons))}) after {TRIES} tries: let it cool")
+            self._retaken += 1
+            self.device.cool_down(slow)
+        raise DeviceUnavailable(
+            f"{self.device.name}: the GPU throttles within one batch, {TRIES} times running: {self.device.what_to_do}"
+        )
+
+    def _replay(self, replays: int) -> list[Span]:
+        """Start `replays` replays; events around all of them, or around each where L2 is emptied between them."""
+        if not self.flushes:
+            return [self._between_events(lambda: [self._graph.replay() for _ in range(replays)])]
+        spans = []
+        for _ in range(replays):
+            self.device.flush()
+            spans.append(self._between_events(self._graph.replay))
+        return spans
 
     def node_times_s(self, loops: int) -> dict[str, float]:
         """Seconds per inference by direct submodule, from events around each in eager runs: gaps between launches
@@ -86,7 +113,7 @@ class CudaSession:
         for name, part in self._module.named_children():
             hooks += [part.register_forward_pre_hook(before(name)), part.register_forward_hook(after(name))]
         try:
-            with self._errors(), self._device.arithmetic():
+            with self._errors(), self.device.arithmetic():
                 for i in range(loops):
                     self._call(self._inputs[i % len(self._inputs)])
                 self._cuda.synchronize()
@@ -99,12 +126,21 @@ class CudaSession:
         return found
 
     def notes(self) -> dict[str, Any]:
-        """Facts beside the times: eager host seconds per inference, calls in the graph, clocks at this moment."""
-        clocks = self._device.clocks()
-        seen = (
-            {} if clocks is None else {"sm_mhz": clocks.sm_mhz, "memory_mhz": clocks.memory_mhz, "clocks": clocks.names}
-        )
-        return {"eager_host_s": self._host_s, "calls": len(self._inputs), **seen}
+        """Facts beside the times: eager host seconds per inference, calls in the graph, whether L2 was emptied before
+        each replay; over all batches that count, clocks and every reason for which they were below their maximum."""
+        found = {"eager_host_s": self._host_s, "calls": len(self._inputs), "flushes": self.flushes}
+        if not self._seen:
+            return found
+        reasons = 0
+        for clocks in self._seen:
+            reasons |= clocks.reasons
+        return {
+            **found,
+            "sm_mhz_low_median_high": _spread([c.sm_mhz for c in self._seen]),
+            "memory_mhz_low_median_high": _spread([c.memory_mhz for c in self._seen]),
+            "clocks": replace(self._seen[-1], reasons=reasons).names,
+            "throttled_batches": self._retaken,
+        }
 
     def close(self) -> None:
         """Free the graph and the weights."""
@@ -114,13 +150,13 @@ class CudaSession:
     def _calls(self, input_shape: tuple[int, ...], once_s: float) -> int:
         """How many inferences one graph holds."""
         enough = math.ceil(GRAPH_S / once_s)
-        if self._device.cache == "cold":
-            enough = max(enough, math.ceil(L2_TIMES * self._device.l2_bytes / self._device.bytes_of(input_shape)))
+        if self.device.cache == "cold":
+            enough = max(enough, math.ceil(L2_TIMES * self.device.l2_bytes / self.device.bytes_of(input_shape)))
         return max(1, min(enough, MAX_CALLS, math.floor(GRAPH_MAX_S / once_s)))
 
     def _warm_up(self, x: torch.Tensor) -> None:
         """A few eager calls on the stream of the captures, as torch asks for: cuDNN chooses its algorithms here."""
-        side = self._device.stream()
+        side = self.device.stream()
         side.wait_stream(self._cuda.current_stream())
         with self._cuda.stream(side):
             for _ in range(WARM_CALLS):
@@ -132,7 +168,7 @@ class CudaSession:
             for x in inputs:
                 self._call(x)
 
-        graph = self._device.capture(work)
+        graph = self.device.capture(work)
         graph.replay()
         self._cuda.synchronize()
         return graph
@@ -149,12 +185,16 @@ class CudaSession:
         self._cuda.synchronize()
         return statistics.median(found)
 
-    def _between_events(self, work: Callable[[], object]) -> float:
+    def _between_events(self, work: Callable[[], object]) -> Span:
         start = self._mark()
         work()
         end = self._mark()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3
+
+        def seconds() -> float:
+            end.synchronize()
+            return float(start.elapsed_time(end)) * 1e-3
+
+        return seconds
 
     def _mark(self) -> Any:
         event = self._cuda.Event(enable_timing=True)
@@ -173,4 +213,8 @@ class CudaSession:
         try:
             yield
         except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one too
-            raise DeviceError(f"{self._device.name}: {' '.join(str(error).split())[:300]}") from error
+            raise DeviceError(f"{self.device.name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _spread(values: list[int]) -> list[int]:
+    return [min(values), round(statistics.median(values)), max(values)]

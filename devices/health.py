@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from devices import find, load
+from devices import find, open_spec
 from devices.base import DeviceUnavailable
 from devices.spec import DeviceSpec
 
@@ -33,12 +33,12 @@ def checks(name: str, **options: Any) -> Iterator[Check]:
     spec = find(name)
     spec = replace(spec, options={**spec.options, **options})
     own = getattr(importlib.import_module(f"devices.{spec.runtime}"), "checks", None)
-    yield from own(spec) if own is not None else _generic(spec, options)
+    yield from own(spec) if own is not None else _generic(spec)
 
 
-def _generic(spec: DeviceSpec, options: dict[str, Any]) -> Iterator[Check]:
+def _generic(spec: DeviceSpec) -> Iterator[Check]:
     try:
-        device = load(spec.name, **options)
+        device = open_spec(spec)
     except DeviceUnavailable as error:
         yield Check("runtime", False, str(error))
         return

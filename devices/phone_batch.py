@@ -26,8 +26,8 @@ DELEGATES = {
     "gpu": ("--use_gpu=true",),
     "nnapi": ("--use_nnapi=true",),
 }
-#: delegate -> the name in benchmark_model's own words; only these leave the CPU, so only these can fall back to it.
-ACCELERATORS = {"gpu": "GPU", "nnapi": "NNAPI"}
+#: delegate -> the name in benchmark_model's own words, of those that are asked for and may not run all the same.
+EXPLICIT = {"gpu": "GPU", "nnapi": "NNAPI", "xnnpack": "XNNPACK"}
 
 
 class NotExecutable(DeviceError):
@@ -45,7 +45,7 @@ class Setup:
     mask: str
     warmup_s: float
     has_timeout: bool
-    clock: int | None = None  # the cpufreq policy whose clock is watched
+    clock: int | None = None  # the first core of the cluster whose clock is watched; its cpufreq policy has that number
 
     def flags(self) -> list[str]:
         """The flags that do not depend on the model."""
@@ -75,8 +75,10 @@ def script(setup: Setup, jobs: Sequence[Job], token: str, extra: Sequence[str] =
     command = [*(["taskset", setup.mask] if setup.mask else []), f"./{setup.binary}", *setup.flags(), *extra]
     run = " ".join(shlex.quote(c) for c in command)
     limit = "timeout -k 2 $3 " if setup.has_timeout else ""
+    cpu = "/sys/devices/system/cpu"
+    places = (f"{cpu}/cpufreq/policy{setup.clock}", f"{cpu}/cpu{setup.clock}/cpufreq")  # kernels before 4.3: the second
     clocks = (
-        f"cat /sys/devices/system/cpu/cpufreq/policy{setup.clock}/stats/time_in_state 2>/dev/null"
+        " || ".join(f"cat {place}/stats/time_in_state 2>/dev/null" for place in places)
         if setup.clock is not None
         else ":"
     )
@@ -136,7 +138,7 @@ def _outcome(out: str, err: str, code: int, job: Job, delegate: str) -> Outcome 
     if code not in (0, 1):  # 1: it says why itself
         return DeviceError(f"benchmark_model failed with {exit_meaning(code)}{': ' + said if said else ''}")
     try:
-        outcome = parse(out + "\n" + err, runs=job.loops, delegate=ACCELERATORS.get(delegate))
+        outcome = parse(out + "\n" + err, runs=job.loops, delegate=EXPLICIT.get(delegate))
     except DeviceError as error:
         return error
     return outcome if code == 0 else DeviceError(f"benchmark_model failed with exit code {code}: {said}")

@@ -2,7 +2,8 @@
 
 Every round deals the workloads out anew, at random, and the samples of each phone are a column of their own. The factor
 of a column (latency/measure.py: what hits all workloads of a round at once) then also holds how much faster or slower
-that phone is than the others: dividing it out calibrates them against each other.
+that phone is than the others: dividing it out calibrates them against each other. A factor takes `FEWEST` workloads in
+a column; where there are fewer to each phone, every phone times every workload, and none is compared across phones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from devices.phone_runner import quietly
 
 if TYPE_CHECKING:
     from torch import nn
+
+FEWEST = 8  # workloads in a column that tell its factor; latency/stats.py asks for as many
 
 
 class GroupSession:
@@ -80,12 +83,14 @@ class PhoneGroup:
     ) -> list[list[tuple[int, float | DeviceError]]]:
         """One column a phone: (index of the session, seconds of its `loops` inferences or why there are none).
 
-        Every session is timed once, by the phone that it falls to in this round; the phones work at the same time.
+        Every session is timed once, by the phone that it falls to in this round, or, where that leaves a phone fewer
+        than FEWEST, once by each phone. The phones work at the same time.
         """
         order = list(range(len(sessions)))
         self._rng.shuffle(order)
-        start = self.turn()  # who gets the odd one
-        dealt = [order[(i + start) % len(self.phones) :: len(self.phones)] for i in range(len(self.phones))]
+        start, n = self.turn(), len(self.phones)  # who gets the odd one
+        shared = len(order) >= FEWEST * n
+        dealt = [order[(i + start) % n :: n] if shared else order for i in range(n)]
 
         def work(number: int) -> list[tuple[int, float | DeviceError]]:
             mine = sorted(dealt[number], key=order.index)

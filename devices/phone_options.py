@@ -6,7 +6,7 @@ import fnmatch
 import re
 from typing import Any
 
-from devices.adb_states import PhoneError, PhoneUnavailable
+from devices.adb_states import Attached, PhoneError, PhoneUnavailable
 from devices.phone_batch import DELEGATES
 from devices.phone_state import Facts, cluster_mask
 from devices.spec import DeviceSpec, SpecError
@@ -63,6 +63,24 @@ def fits_model(spec: DeviceSpec, model: str) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(model, pattern) for pattern in patterns)
 
 
+def fits_listed(spec: DeviceSpec, attached: Attached) -> bool:
+    """Whether the file is for a phone of the model in `adb devices -l`.
+
+    adb writes `_` for all that is no letter or digit (transport.cpp, append_transport_info): so are the patterns read.
+    """
+    patterns, model = option(spec, "models"), attached.about.get("model", "")
+    return not patterns or any(fnmatch.fnmatchcase(_as_listed(model), _as_listed(p, "*?")) for p in patterns)
+
+
+def _as_listed(text: str, but: str = "") -> str:
+    """`text` as adb lists it. Sets of characters (`[789]`) stay as they are where `but` says that it is a pattern."""
+    parts = re.split(r"(\[[^\]]+\])", text) if but else [text]
+    return "".join(
+        part if i % 2 else re.sub(rf"[^a-zA-Z0-9{but}]", lambda m: "_" * len(m[0].encode()), part)
+        for i, part in enumerate(parts)
+    )
+
+
 def check_model(spec: DeviceSpec, model: str, serial: str) -> None:
     """Raise PhoneUnavailable where the phone is another model than the file is for."""
     if not fits_model(spec, model):
@@ -73,14 +91,30 @@ def check_model(spec: DeviceSpec, model: str, serial: str) -> None:
 
 
 def setup_mask(spec: DeviceSpec, facts: Facts) -> int | None:
-    """The mask of cores: the file's, else that of its cluster; None where nothing can be set. Raises SpecError."""
+    """The mask of cores: the file's, else that of its cluster; None where threads are not to be bound, or cannot be.
+
+    Raises SpecError where the file asks for cores, and the phone has no `taskset` or not these cores.
+    """
     threads, text = option(spec, "threads"), option(spec, "mask")
+
+    def bad(what: str) -> SpecError:
+        return SpecError(f"{spec.name}.toml: {what}")
+
     if "taskset" not in facts.tools:
+        asked = "mask" if text else "cluster" if spec.options.get("cluster", "all") != "all" else ""
+        if asked:
+            raise bad(
+                f"options.{asked} = '{option(spec, asked)}', but the phone has no `taskset` to bind threads with: "
+                'cluster = "all" and no mask in a device file of your own'
+            )
         return None
     try:
         mask = int(text, 16) if text else cluster_mask(facts.clusters, option(spec, "cluster"), threads)
     except PhoneError as error:
-        raise SpecError(f"{spec.name}.toml: {error}") from None
+        raise bad(str(error)) from None
     if mask is not None and mask.bit_count() < threads:
-        raise SpecError(f"{spec.name}.toml: threads = {threads}, but mask {mask:x} has {mask.bit_count()} cores")
+        raise bad(f"threads = {threads}, but mask {mask:x} has {mask.bit_count()} cores")
+    there = sum({cluster.mask for cluster in facts.clusters})
+    if mask is not None and there and mask & ~there:
+        raise bad(f"mask = {mask:x} names cores that the phone does not have: its own are {there:x}")
     return mask

@@ -30,11 +30,19 @@ def _runtime(name: str) -> tuple[Any, str]:
             module = importlib.import_module(f"{package}.interpreter")
         except ImportError:
             continue
-        return module, f"{distribution} {importlib.metadata.version(distribution)}"
+        return module, f"{distribution} {_version(distribution)}"
     raise DeviceUnavailable(
         f"device {name} needs LiteRT: neither {' nor '.join(RUNTIMES)} can be imported; "
         "pip install 'metronome-nas[tflite]'"
     )
+
+
+def _version(distribution: str) -> str:
+    """ "unknown" where the package was not installed as a distribution: built from source, or under another name."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 class TfliteSession:
@@ -163,6 +171,7 @@ class Tflite:
             "xnnpack": self.xnnpack,
             "threads": self.threads,
             "quantization": self.quantization,
+            "converter": convert.versions(self.quantization),
             "cpu": _cpu_model(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "machine": platform.machine(),

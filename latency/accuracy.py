@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from latency.stats import Floats, mape, spearman
 
 Z90 = 1.645  # half-width of a normal 90 % interval in standard errors
+
+
+def never_seen(errors: dict[str, Any]) -> str:
+    """How the networks that errors are told of were kept from the fit that predicts them."""
+    how = str(errors.get("network_how", ""))
+    return f"{how}, each predicted from the other folds" if how.endswith("folds") else "never used in a fit"
 
 
 def scores(predicted_s: Floats, measured_s: Floats, std_s: Floats | None = None) -> dict[str, float]:

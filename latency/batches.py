@@ -29,7 +29,7 @@ class Batcher(Protocol):
     def time_round(
         self, sessions: Sequence[Session], loops: Sequence[int]
     ) -> list[list[tuple[int, float | DeviceError]]]:
-        """Every session timed once; seconds are those of its `loops` inferences together."""
+        """Every session timed once, or once in each column; seconds are those of its `loops` inferences together."""
         ...
 
 
@@ -83,5 +83,6 @@ def columns(
 
 
 def waited_s(sessions: Mapping[str, Session]) -> float:
-    """Seconds that the device had to be waited for (a hot phone, a cable): they are not taken from the budget."""
-    return float(getattr(batcher_of(sessions), "waited_s", 0.0))
+    """Seconds that the device had to be waited for (heat, a cable): they are not taken from the budget."""
+    devices = {id(d): d for s in sessions.values() if (d := getattr(s, "device", None)) is not None}
+    return float(sum(getattr(d, "waited_s", 0.0) for d in devices.values()))

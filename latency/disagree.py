@@ -45,6 +45,8 @@ class Verdict:
     measured_s: float
     ci_s: tuple[float, float]
     flags: tuple[str, ...] = ()
+    own: float | None = None  # half the interval that its samples alone give, as a fraction: without the host's speed
+    common: float = 0.0  # half the interval of the host's speed in the session, which all networks share
 
     @property
     def error(self) -> float:
@@ -53,8 +55,9 @@ class Verdict:
 
     @property
     def log_gap(self) -> tuple[float, float]:
-        """(log of measured / predicted, its standard error from both intervals)."""
-        measured_std = (self.ci_s[1] - self.ci_s[0]) / 2 / Z95 / self.measured_s
+        """(log of measured / predicted, its standard error from both intervals, what all networks share left out)."""
+        half = (self.ci_s[1] - self.ci_s[0]) / 2 / self.measured_s if self.own is None else self.own
+        measured_std = half / Z95
         return float(np.log(self.measured_s / self.predicted_s)), float(
             np.hypot(measured_std, self.predicted_std_s / self.predicted_s)
         )
@@ -75,9 +78,9 @@ class Gap:
 def judge(verdicts: Sequence[Verdict]) -> Gap:
     """Whether the gap is one factor for all networks.
 
-    none: the interval of the common factor holds 1 or is within 1 % of it, and the networks scatter no more than
-    their intervals say. scale: a factor, and no more scatter than that. mixed: more scatter (chi-square at 1 %), so
-    that no single factor mends it. unknown: fewer than 3 networks.
+    none: the interval of the common factor, which the host's speed in the session widens, holds 1 or is within 1 % of
+    it, and the networks scatter no more than their intervals say. scale: a factor, and no more scatter than that.
+    mixed: more scatter (chi-square at 1 %), so that no single factor mends it. unknown: fewer than 3 networks.
     """
     from scipy.stats import chi2, t
 
@@ -85,15 +88,15 @@ def judge(verdicts: Sequence[Verdict]) -> Gap:
         raise ValueError("no network was measured")
     gaps, stds = (np.array(v) for v in zip(*(v.log_gap for v in verdicts), strict=True))
     stds = np.maximum(stds, 1e-6)
-    n, weights = len(gaps), 1 / stds**2
+    n, weights, common = len(gaps), 1 / stds**2, max(v.common for v in verdicts)
     middle = float((weights * gaps).sum() / weights.sum())
     expected = float(np.sqrt(np.mean(stds**2)))
     if n < MIN_NETWORKS:
-        half = Z95 * float(1 / np.sqrt(weights.sum()))
+        half = float(np.hypot(Z95 / np.sqrt(weights.sum()), common))
         ends = (float(np.exp(middle - half)), float(np.exp(middle + half)))
         return Gap("unknown", float(np.exp(middle)), ends, 0.0, expected, n)
     spread = float(np.std(gaps, ddof=1))
-    half = float(t.ppf(0.975, n - 1)) * spread / np.sqrt(n)
+    half = float(np.hypot(t.ppf(0.975, n - 1) * spread / np.sqrt(n), common))
     scattered = float((weights * (gaps - middle) ** 2).sum()) > chi2.ppf(0.99, n - 1)
     small = abs(middle) <= max(half, SMALL)
     kind: Literal["none", "scale", "mixed"] = "mixed" if scattered else "none" if small else "scale"
@@ -102,9 +105,16 @@ def judge(verdicts: Sequence[Verdict]) -> Gap:
 
 
 def recalibrated(
-    predictor: LatencyPredictor, gap: Gap, fingerprint: Mapping[str, Any], verdicts: Sequence[Verdict]
+    predictor: LatencyPredictor,
+    gap: Gap,
+    fingerprint: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    states: Sequence[Mapping[str, Any]] = (),
 ) -> LatencyPredictor:
-    """`predictor` times the common scale, for the target at hand; relative standard errors stay as they are."""
+    """`predictor` times the common scale, for the target at hand; relative standard errors stay as they are.
+
+    `states` are those of the device (latency.device_state.states) while the networks were timed.
+    """
     about = dict(predictor.uncertainty)
     if about:
         about["typical_s"] = about["typical_s"] * gap.scale
@@ -118,12 +128,15 @@ def recalibrated(
         "mape_after": float(np.mean([abs(v.predicted_s * gap.scale / v.measured_s - 1) for v in verdicts])),
     }
     earlier = predictor.provenance.get("recalibrated", [])
+    provenance = {k: v for k, v in predictor.provenance.items() if k != "device_state"}
+    if states:
+        provenance["device_state"] = [dict(s) for s in states]
     return replace(
         predictor,
         constant_s=predictor.constant_s * gap.scale,
         scale=predictor.scale * gap.scale,
         uncertainty=about,
-        provenance={**predictor.provenance, "fingerprint": dict(fingerprint), "recalibrated": [*earlier, done]},
+        provenance={**provenance, "fingerprint": dict(fingerprint), "recalibrated": [*earlier, done]},
     )
 
 

@@ -47,9 +47,9 @@ def _phones() -> tuple[list[Any], str]:
 
 def _here(spec: Any, phones: list[Any]) -> str:
     if spec.runtime == "android":
-        from devices.phone_options import fits_model
+        from devices.phone_options import fits_listed
 
-        fits = [p for p in phones if p.model and fits_model(spec, p.model)]
+        fits = [p for p in phones if p.model and fits_listed(spec, p)]
         return ", ".join(p.serial for p in fits if p.state == "device") or "-"
     if spec.runtime == "cuda":
         import importlib.util

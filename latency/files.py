@@ -25,6 +25,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises UserError where `path` cannot be written: said before long work, not after it. Touches nothing."""
+    folder = next(p for p in path.absolute().parents if p.exists())
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: no permission to write in {folder}")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """`content` as indented JSON with sorted keys, atomically."""
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from latency.console import Ui, parser, run
+from latency.files import check_writable
 
 if TYPE_CHECKING:
     from latency.fit_sources import Fitted
@@ -33,6 +34,8 @@ def summary(predictor: LatencyPredictor) -> dict[str, Any]:
 
 def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     """The errors of a predictor, beside the baselines."""
+    from latency.accuracy import never_seen
+
     errors = predictor.provenance["errors"]
     how = f"{errors['folds']} folds" if errors["folds"] else "one at a time"
     for kind, by_model in errors["cv"].items():
@@ -50,8 +53,6 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     if errors.get("extrapolation"):
         said = ", ".join(f"{name} {error:.1%}" for name, error in errors["extrapolation"].items())
         ui.say(f"outside what was measured (all ops of one value left out at once): {said}")
-    if errors["network_mape"] is None and errors.get("network_loo_mape") is not None:
-        ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
     if errors["network_mape"] is not None:
         rows = [["this predictor", f"{errors['network_mape']:.2%}", f"{errors['network_spearman']:.3f}"]]
         rows += [
@@ -60,16 +61,20 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         if errors["noise_floor"] is not None:
             rows.append(["noise floor (half of the rounds against the other)", f"{errors['noise_floor']:.2%}", ""])
         ui.table(
-            f"{predictor.device}: {errors['networks_test']} networks never used in a fit",
+            f"{predictor.device}: {errors['networks_test']} networks {never_seen(errors)}",
             ["", "MAPE", "Spearman"],
             rows,
         )
     if errors.get("network"):
         of = errors["network"]
+        who = f"{of['n']:.0f} networks, none held out, each left out of the fit in turn: MAPE {of['mape']:.2%}, "
         ui.say(
+            f"{who if errors.get('network_how') == 'left out in turn' else ''}"
             f"within 5 % {of['within_5']:.0%}, within 10 % {of['within_10']:.0%}; "
             f"nominal 90 % intervals hold {of['coverage_90']:.0%} of them"
         )
+    elif errors["network_mape"] is None and errors.get("network_loo_mape") is not None:  # of an older file
+        ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
 
 
 def show(ui: Ui, predictor: LatencyPredictor) -> None:
@@ -135,6 +140,7 @@ def _single(ui: Ui, args: argparse.Namespace) -> tuple[Fitted, Path] | None:
 
     device = args.device or args.column.rsplit("_", 1)[0]
     out = Path(args.out or TABLES / f"{device}.pkl")
+    check_writable(out)
     if args.transfer_from:
         if len(args.tables) > 1:
             raise UserError(f"--transfer-from takes one table of the new device, there are {len(args.tables)}")
@@ -181,6 +187,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         if args.tables or stale(path):
             from latency.fit_sources import fit_table
 
+            check_writable(out)
             found.append(_write(ui, fit_table(path, args.folds, ui), out, _page(args, out)))
         else:
             ui.say(f"{out} is newer than {path}: up to date")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from latency.accuracy import scores
+from latency.calibration import FOLDS, spread
 from latency.estimators import CANDIDATES
 from latency.flops import macs
 from latency.joint import JointFit, Observation
 from latency.op_fit import OpFit, extrapolation, fit_ops
 from latency.predictor import LatencyPredictor
 from latency.stats import Floats, mape, spearman
+
+HELD_OUT = "held out"  # never used in any fit
+IN_TURN = "left out in turn"  # each of the fit's own, predicted by a fit on the others
 
 
 def op_errors(op_fit: OpFit, ops: Sequence[Observation], folds: int) -> dict[str, Any]:
@@ -35,32 +40,70 @@ def op_errors(op_fit: OpFit, ops: Sequence[Observation], folds: int) -> dict[str
     return errors
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Networks and their (n,) predictions, seconds, by fits that never saw them; `how` says by which."""
+
+    networks: list[Observation]
+    predicted_s: Floats
+    std_s: Floats
+    how: str  # HELD_OUT, IN_TURN, or "" where there is none
+
+    @property
+    def measured_s(self) -> Floats:
+        """(n,) seconds."""
+        return np.array([o.seconds for o in self.networks])
+
+
+def judged(
+    predictor: LatencyPredictor, joint: JointFit, fit_nets: Sequence[Observation], test_nets: Sequence[Observation]
+) -> Judged:
+    """The networks held out where there are any; else those of the fit, each left out of it in turn."""
+    if test_nets:
+        return Judged(list(test_nets), *networks_s(predictor, test_nets), HELD_OUT)
+    if len(joint.loo_error) != len(fit_nets):
+        return Judged([], np.empty(0), np.empty(0), "")
+    told = np.flatnonzero(np.isfinite(joint.loo_error))
+    error, std = joint.loo_error[told], joint.loo_std[told]
+    networks = [fit_nets[int(i)] for i in told]
+    predicted = np.array([o.seconds for o in networks]) / (1 + error)
+    return Judged(networks, predicted, predicted * std * _factors(error / std), IN_TURN if len(told) else "")
+
+
+def _factors(z: Floats) -> Floats:
+    """(n,) factor on each standard error, from the errors `z` of the others: its own must not widen it."""
+    found = np.ones(len(z))
+    order = np.random.default_rng(3).permutation(len(z))
+    for part in np.array_split(order, min(FOLDS, len(z))) if len(z) else []:
+        found[part] = spread(np.delete(z, part))
+    return found
+
+
 def network_errors(
-    predictor: LatencyPredictor,
-    joint: JointFit,
-    ops: Sequence[Observation],
-    fit_nets: Sequence[Observation],
-    test_nets: Sequence[Observation],
+    judged: Judged, joint: JointFit, ops: Sequence[Observation], fit_nets: Sequence[Observation]
 ) -> dict[str, Any]:
-    """Of networks never used in a fit, beside baselines; of those of the fit, left out in turn."""
+    """Of the networks of `judged`, which `network_how` tells; beside baselines where they were held out.
+
+    `network_mape` and `network_spearman` are of networks held out alone; `network` of either.
+    """
     left_out = joint.loo_error[np.isfinite(joint.loo_error)]
+    test_nets = judged.networks if judged.how == HELD_OUT else []
+    predicted, measured = judged.predicted_s, judged.measured_s
     errors: dict[str, Any] = {
         "networks_fit": len(fit_nets),
         "networks_test": len(test_nets),
         "network_mape": None,
         "network_spearman": None,
-        "network": {},
+        "network": scores(predicted, measured, judged.std_s) if judged.networks else {},
+        "network_how": judged.how,
         "network_loo_mape": float(np.mean(np.abs(1 / (1 + left_out) - 1))) if len(left_out) >= 5 else None,
         "noise_floor": None,
         "baselines": {},
     }
     if test_nets:
-        measured = np.array([o.seconds for o in test_nets])
-        predicted, std = networks_s(predictor, test_nets)
         errors |= {
             "network_mape": mape(predicted, measured),
             "network_spearman": spearman(predicted, measured),
-            "network": scores(predicted, measured, std),
             "baselines": _baselines(ops, fit_nets, test_nets),
             "test": np.round(np.column_stack([predicted, measured]), 9)[:1000].tolist(),
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latency.accuracy import scores
+from latency.accuracy import never_seen
 from latency.features import FEATURES, SHAPE, feature_matrix
 from latency.files import write_atomically
 from latency.fitting import Details
@@ -18,6 +18,9 @@ from latency.predictor import LatencyPredictor
 from latency.stats import Floats
 
 Z90 = 1.645
+IN_TURN_NOTE = (
+    "No network was held out: each is predicted by a fit on the others, its interval as wide as their errors say."
+)
 MAX_FEATURES = 8  # plots of residuals; the features along which the error varies most
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -32,11 +35,11 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
     parts = [f"<h1>{html.escape(predictor.device)}: how far its predictor is off</h1>", _about(predictor)]
     n = len(details.test_measured_s)
     if errors["networks_test"]:
-        parts += [f"<h2>{n} networks never used in a fit</h2>", _figures(errors["network"])]
+        parts += [f"<h2>{n} networks {never_seen(errors)}</h2>", _figures(errors["network"])]
         parts += [_baselines(errors), _networks_plot(details)]
     elif n:
-        parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>"]
-        parts += [_figures(scores(details.test_predicted_s, details.test_measured_s)), _networks_plot(details)]
+        parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>", f"<p>{IN_TURN_NOTE}</p>"]
+        parts += [_figures(errors["network"]), _networks_plot(details)]
     if details.left_out:
         parts += ["<h2>Ops timed alone, left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
         parts += ["<h3>Residuals by feature</h3>", _residuals_plot(details)]

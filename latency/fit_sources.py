@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latency.console import Ui
+from latency.device_state import states
 from latency.fitting import Details, fit_detailed
 from latency.joint import Observation
 from latency.kernel_fit import fit_kernels
@@ -19,17 +20,20 @@ from latency.predictor import LatencyPredictor
 from latency.published import read_published
 from latency.space import load_space
 from latency.table import LatencyTable
-from latency.transfer import check_sources, fit_from, load_sources
+from latency.transfer import MIN_NETWORKS, check_sources, fit_from, load_sources
 
 Z95 = 1.96
+FEW_NETWORKS = 10  # without a single op timed alone: below this a fit says so, below MIN_NETWORKS there is none
 
 Fitted = tuple[LatencyPredictor, Details]
 
 
 def observations(table: LatencyTable) -> list[Observation]:
-    """The rows of `table` as observations; the standard error is that of the 95 % interval of the median."""
+    """The rows of `table` as observations; the standard error is that of the median, the host's speed left out."""
+    scales = table.scales()
     return [
-        Observation(row.ops, row.median_s, (row.ci_high_s - row.ci_low_s) / 2 / Z95, row.drift) for row in table.rows()
+        Observation(row.ops, row.median_s, row.own_half_s(scales.get(row.session, 0.0)) / Z95, row.drift)
+        for row in table.rows()
     ]
 
 
@@ -39,6 +43,8 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     rows = _observed(path, observations(table))
     content = table.provenance()
     provenance = _provenance(path, table.digest(), content["fingerprint"]) | {"sessions": len(content["sessions"])}
+    provenance |= _state(content)
+    _enough(path, rows, ui)
     device = str(content["fingerprint"].get("device", path.stem))
     of_kernels = any(s.get("kernel_lot") is not None for s in content["sessions"])  # kernels timed inside networks
     with ui.progress(f"fitting {path.stem}") as report:
@@ -55,6 +61,24 @@ def _observed(path: Path, rows: list[Observation]) -> list[Observation]:
     return rows
 
 
+def _enough(path: Path, rows: Sequence[Observation], ui: Ui) -> None:
+    """Raises FitError, or warns, where there are whole networks only, and too few of them to tell their ops apart."""
+    n = len({r.ops for r in rows})
+    if any(len(r.ops) == 1 for r in rows) or n >= FEW_NETWORKS:
+        return
+    found = f"{path}: {n} different network{'s' if n != 1 else ''}, no op timed alone"
+    advice = "measure more, or their ops too, or start from other devices with --transfer-from"
+    if n < MIN_NETWORKS:
+        raise FitError(f"{found}; at least {MIN_NETWORKS} are needed, {FEW_NETWORKS} are few: {advice}")
+    ui.warn(f"{found}: below {FEW_NETWORKS}, predictions and the errors told of them are guesses; {advice}")
+
+
+def _state(content: dict[str, Any]) -> dict[str, Any]:
+    """Heat and clocks of the sessions of a table, where its device tells them."""
+    found = states(*(s.get("device_state") for s in content["sessions"]))
+    return {"device_state": found} if found else {}
+
+
 def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": path.name,  # the digest says which; a path would tell of the machine
@@ -65,8 +89,9 @@ def _provenance(path: Path, digest: str, fingerprint: dict[str, Any]) -> dict[st
 
 
 def fit_networks(path: Path, space_name: str, column: str, device: str, ui: Ui) -> Fitted:
-    """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError."""
+    """Fit from whole networks only, measured by others. Raises NetworkFileError, SpaceError, FitError for too few."""
     rows = read_networks(path, load_space(space_name), column)
+    _enough(path, rows, ui)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     fingerprint = {"device": device, "runtime": f"column {column} of {path.name}; not stated otherwise"}
     with ui.progress(f"fitting {column}") as report:
@@ -91,6 +116,7 @@ def fit_transfer(
     Raises TransferError, UnsupportedOp where a source does not know an op of the networks.
     """
     known = load_sources(sources)
+    state: dict[str, Any] = {}
     if networks is not None:
         path, rows = networks, read_networks(networks, load_space(space), column)
         fingerprint: dict[str, Any] = {"device": device, "runtime": f"column {column} of {path.name}"}
@@ -98,11 +124,11 @@ def fit_transfer(
     else:
         assert table is not None
         opened, path = LatencyTable(table), table
-        rows, fingerprint = _observed(path, observations(opened)), opened.provenance()["fingerprint"]
-        digest = opened.digest()
+        rows, content, digest = _observed(path, observations(opened)), opened.provenance(), opened.digest()
+        fingerprint, state = content["fingerprint"], _state(content)
     rows = [r for r in rows if len(r.ops) > 1][:few]
     check_sources(known, rows)
-    provenance = _provenance(path, digest, fingerprint) | {"transfer_from": [s.device for s in known]}
+    provenance = _provenance(path, digest, fingerprint) | state | {"transfer_from": [s.device for s in known]}
     with ui.progress(f"fitting {device}") as report:
         return fit_detailed(
             device,

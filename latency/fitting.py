@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from latency.console import Report, quiet
-from latency.fit_errors import network_errors, networks_s, op_errors
+from latency.fit_errors import judged, network_errors, op_errors
 from latency.frozen import Frozen
 from latency.joint import JointFit, Observation, fit_joint
 from latency.op_fit import FitError, LeftOut, OpFit, fit_ops
@@ -92,14 +92,10 @@ def fit_detailed(
     report(0.0, 1.0, "ops and networks together")
     joint = joint_fit([*ops, *fit_nets], given=given)
     predictor = from_fit(device, joint)
-    errors = op_errors(op_fit, ops, folds) | network_errors(predictor, joint, ops, fit_nets, test_nets)
-    shown, (predicted, std) = test_nets, networks_s(predictor, test_nets)
-    if not test_nets and len(joint.loo_error) == len(fit_nets):
-        told = np.flatnonzero(np.isfinite(joint.loo_error))
-        shown = [fit_nets[i] for i in told]
-        predicted = np.array([o.seconds for o in shown]) / (1 + joint.loo_error[told])
-        std = predicted * joint.loo_std[told] * predictor.uncertainty["factor"]
-    details = Details(op_fit.left_out, [o.ops for o in shown], np.array([o.seconds for o in shown]), predicted, std)
+    of_nets = judged(predictor, joint, fit_nets, test_nets)
+    errors = op_errors(op_fit, ops, folds) | network_errors(of_nets, joint, ops, fit_nets)
+    shown = [o.ops for o in of_nets.networks]
+    details = Details(op_fit.left_out, shown, of_nets.measured_s, of_nets.predicted_s, of_nets.std_s)
     return replace(predictor, provenance={**provenance, "errors": errors, "software": software()}), details
 
 

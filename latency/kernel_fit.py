@@ -265,6 +265,7 @@ def _errors(
         "folds": FOLDS,
         "networks_fit": 0 if enough else len(networks),
         "networks_test": len(networks) if enough else 0,
+        "network_how": f"in {FOLDS} folds" if enough else "",
         "network_mape": mape(total, measured) if enough else None,
         "network_spearman": spearman(total, measured) if enough else None,
         "network": scores(total, measured, total_std) if enough else {},

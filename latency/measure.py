@@ -15,105 +15,33 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from devices.base import DeviceError, Session
 from latency.batches import batcher_of, columns, first_loops, waited_s
 from latency.console import Report
-from latency.stats import Floats, half_to_half, half_width, median_ci, round_factors
+from latency.samples import Measurement, Progress, Workload
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from devices.base import Device
 
+__all__ = ["Measurement", "Policy", "Progress", "Workload", "cache_label", "prepare", "run_rounds", "warm_up"]
+
 PARTS = 10  # of a sample, each timed by itself: 0.1 ms, which clocks resolve to a thousandth
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One thing to time: an op or a whole network. `make` builds its module when it is needed."""
-
-    key: str
-    kind: str  # "op" or "network"
-    make: Callable[[], nn.Module]
-    input_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Policy:
     """When a workload is done, and how long a sample lasts."""
 
-    target: float = 0.02  # half-width of the 95 % interval / median
+    target: float = 0.02  # half-width of the 95 % interval / median, that of the samples alone
     min_samples: int = 10
     growth: float = 1.4  # the interval is looked at only at n x 1.4: limits the bias of peeking
     budget_s: float = 120.0  # of timing; preparing sessions is not counted
     sample_s: float = 1e-3  # a sample is at least this long; longer, and caches are warmer than inside a network
     sentinels: int = 12  # finished workloads that go on being visited while fewer than this are unfinished
     max_rounds: int = 10_000
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The outcome for one workload; `samples_s` are raw seconds per inference, `factors` those of their rounds."""
-
-    key: str
-    kind: str
-    samples_s: Floats
-    factors: Floats
-    flags: tuple[str, ...] = ()
-
-    @property
-    def corrected_s(self) -> Floats:
-        """(n,) seconds per inference with the factor of each round divided out."""
-        return self.samples_s / self.factors
-
-    @property
-    def median_s(self) -> float:
-        """Median of the corrected samples."""
-        return float(np.median(self.corrected_s))
-
-    @property
-    def ci_s(self) -> tuple[float, float]:
-        """95 % confidence interval of the median."""
-        return median_ci(self.corrected_s)
-
-    @property
-    def drift(self) -> float:
-        """Second half of the rounds against the first, as a fraction."""
-        return half_to_half(self.corrected_s)
-
-
-@dataclass
-class Progress:
-    """What has been sampled so far: key -> (round, seconds) pairs. Grows; a resumed run starts from the saved one."""
-
-    samples: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    next_round: int = 0
-
-    def add(self, key: str, round_: int, seconds: float) -> None:
-        """One sample of one workload in one round."""
-        self.samples.setdefault(key, []).append((round_, seconds))
-        self.next_round = max(self.next_round, round_ + 1)
-
-    def factors(self) -> dict[str, Floats]:
-        """key -> (n,) the factor that applies to each of its samples, from the other workloads of the round."""
-        matrix = np.full((len(self.samples), self.next_round), np.nan)
-        for row, pairs in zip(matrix, self.samples.values(), strict=True):
-            for round_, seconds in pairs:
-                row[round_] = seconds
-        factors = round_factors(matrix)
-        return {
-            key: row[[r for r, _ in pairs]] for row, (key, pairs) in zip(factors, self.samples.items(), strict=True)
-        }
-
-    def measurement(self, workload: Workload, factors: Floats, flags: tuple[str, ...] = ()) -> Measurement:
-        """The outcome for `workload` as it stands; `factors` are its own."""
-        seconds = np.array([s for _, s in self.samples[workload.key]])
-        return Measurement(workload.key, workload.kind, seconds, factors, flags)
 
 
 def prepare(device: Device, workloads: Sequence[Workload], report: Report) -> tuple[dict[str, Session], dict[str, str]]:
@@ -167,7 +95,7 @@ class _Watch:
         key = measurement.key
         while self._next[key] <= len(measurement.samples_s):
             self._next[key] = math.ceil(self._next[key] * self.policy.growth)
-        if half_width(measurement.corrected_s) > self.policy.target:
+        if measurement.half_width > self.policy.target:
             self._held.discard(key)
             return False
         if key in self._held:
@@ -187,29 +115,44 @@ def run_rounds(
     on_done: Callable[[Measurement], None],
     on_failed: Callable[[str, DeviceError], None],
     report: Report,
-) -> None:
+    before: Sequence[Workload] = (),
+) -> list[Measurement]:
     """Time `workloads` in rounds until each is done or the budget is spent.
+
+    `before` are workloads that an earlier session finished, opened again: visited as sentinels, they tie the rounds of
+    this session to those that `progress` holds, of whose workloads none may be left.
 
     `on_round(round, [(key, seconds), ...])` and `on_done(measurement)` are called as things finish, so that a kill
     loses at most the round under way. When the budget is spent, what is left is handed to `on_done` flagged `noisy`.
+    What is handed over compares with what was before, so the host's mean speed is that of the rounds up to the first.
+    Returned are all measurements once more, at the mean speed of all rounds (or that of an earlier session's results).
     A workload whose session raises DeviceError twice running is handed to `on_failed` and left out.
     """
     unfinished = {w.key: w for w in workloads if w.key in sessions}
     labels = {key: cache_label(sessions[key]) for key in unfinished}
-    finished: dict[str, Workload] = {}
-    watch = _Watch(policy)
+    finished = {w.key: w for w in before if w.key in sessions}
+    resumed = any(key in progress.samples for key in finished)
+    tied = {key for key in unfinished if key in progress.samples or not resumed}  # to the rounds so far
+    watch, settled = _Watch(policy), bool(progress.told)
+    done: dict[str, Measurement] = {}
+    workload_of = dict(unfinished)
+
+    def lost(key: str, error: DeviceError) -> None:
+        finished.pop(key, None)  # only a sentinel is lost
+        if unfinished.pop(key, None) is not None:
+            on_failed(key, error)
+
     with _gc_off():
         loops: dict[str, int] = {}
-        for key, first in first_loops(sessions, list(unfinished), policy.sample_s, warm_up).items():
+        for key, first in first_loops(sessions, [*unfinished, *finished], policy.sample_s, warm_up).items():
             if isinstance(first, DeviceError):
-                del unfinished[key]
-                on_failed(key, first)
+                lost(key, first)
             else:
                 loops[key] = first
         sentinels = policy.sentinels * getattr(batcher_of(sessions), "width", 1)
         start, rounds = time.monotonic() - waited_s(sessions), 0
         while unfinished and rounds < policy.max_rounds and _spent(start, sessions) < policy.budget_s:
-            spare = max(0, min(sentinels - len(unfinished), len(finished)))
+            spare = max(0, min(sentinels - len(tied & unfinished.keys()), len(finished)))
             keys = [*unfinished, *rng.sample(sorted(finished), spare)]
             rng.shuffle(keys)
             visited: set[str] = set()
@@ -217,9 +160,7 @@ def run_rounds(
                 round_, taken = progress.next_round, []
                 for key, result in column:
                     if isinstance(result, DeviceError):
-                        unfinished.pop(key, None)
-                        finished.pop(key, None)
-                        on_failed(key, result)
+                        lost(key, result)
                     else:
                         taken.append((key, result))
                         progress.add(key, round_, result)
@@ -227,24 +168,23 @@ def run_rounds(
                 visited.update(key for key, _ in taken)
             rounds += 1
             due = [k for k in keys if k in visited and k in unfinished and watch.due(k, len(progress.samples[k]))]
-            factors = progress.factors() if due else {}
-            for key in due:
-                measurement = progress.measurement(unfinished[key], factors[key], (labels[key],))
+            for measurement in progress.measurements([unfinished[k] for k in due], labels):
                 if watch.done(measurement):
+                    done[measurement.key] = measurement
                     on_done(measurement)
-                    finished[key] = unfinished.pop(key)
-            spent = _spent(start, sessions)
-            report(
-                max(spent / policy.budget_s, len(finished) / (len(finished) + len(unfinished) or 1)),
-                1.0,
-                f"round {rounds}, {len(finished)} of {len(finished) + len(unfinished)} done",
-            )
-    factors = progress.factors()
-    for key, workload in unfinished.items():
-        if progress.samples.get(key):
-            measurement = progress.measurement(workload, factors[key], (labels[key],))
-            noisy = half_width(measurement.corrected_s) > policy.target
-            on_done(replace(measurement, flags=(*measurement.flags, "noisy")) if noisy else measurement)
+                    progress.tell(measurement)
+                    finished[measurement.key] = unfinished.pop(measurement.key)
+            spent, n = _spent(start, sessions), len(done) + len(unfinished)
+            report(max(spent / policy.budget_s, len(done) / (n or 1)), 1.0, f"round {rounds}, {len(done)} of {n} done")
+    if not settled:
+        progress.told.clear()
+    for measurement in progress.measurements([w for w in unfinished.values() if w.key in progress.samples], labels):
+        noisy = measurement.half_width > policy.target
+        done[measurement.key] = replace(measurement, flags=(*measurement.flags, "noisy")) if noisy else measurement
+        on_done(done[measurement.key])
+    if settled:
+        return list(done.values())
+    return [replace(m, flags=done[m.key].flags) for m in progress.measurements([workload_of[k] for k in done], labels)]
 
 
 def _spent(start: float, sessions: Mapping[str, Session]) -> float:

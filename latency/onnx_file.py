@@ -1,4 +1,4 @@
-"""Reading an ONNX file: what is wrong with it, the shape of every tensor, which tensors are constant. No weights.
+"""Reading an ONNX file: the shape of every tensor, which tensors are constant. No weights.
 
 Weights are never read: a model with gigabytes of external data costs no more than its graph. Small constants (shapes,
 bounds of a Clip) are, and whatever is computed from them alone is folded, as every runtime does.
@@ -13,16 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from devices.errors import UserError, did_you_mean
+from devices.errors import did_you_mean
+from latency.onnx_check import OnnxError, check_names, check_ops, check_opset, check_shapes, node_name
 
-OLDEST_OPSET = 7
 SMALL = 4096  # elements; larger constants are known by shape only
 MAX_FOLDS = 12  # rounds of folding and shape inference; each round folds all it can
-ONNX_DOMAINS = ("", "ai.onnx")
-
-
-class OnnxError(UserError):
-    """A file that is no ONNX model, or one that cannot be read without more being said."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +56,14 @@ def read_onnx(source: Path | bytes, input_shapes: Mapping[str, tuple[int, ...]] 
     """The graph of the model in a file, or in memory. `input_shapes` fixes the shapes of dynamic inputs, by name.
 
     Raises OnnxError: no such file, not ONNX, no nodes, an opset or a domain that is not known, an op that does not
-    exist, a shape that is not fixed.
+    exist, a tensor that nothing makes, shapes that do not fit, a shape that is not fixed.
     """
     name = str(source) if isinstance(source, Path) else "the model"
     model = _parse(source, name)
-    _check_opset(model, name)
+    check_opset(model, name)
     model = _inlined(model)
-    _check_ops(model, name)
+    check_ops(model, name)
+    check_names(model.graph, name)
     _fix_inputs(model, dict(input_shapes or {}), name)
     return _fold(model, name)
 
@@ -97,22 +93,6 @@ def _parse(source: Path | bytes, name: str) -> Any:
     return model
 
 
-def _check_opset(model: Any, name: str) -> None:
-    import onnx
-
-    newest = onnx.defs.onnx_opset_version()
-    versions = [o.version for o in model.opset_import if o.domain in ONNX_DOMAINS]
-    if not versions:
-        found = ", ".join(o.domain for o in model.opset_import) or "none"
-        raise OnnxError(f"{name}: no opset of the ONNX domain is imported (found: {found}); export it with torch.onnx")
-    if max(versions) > newest:
-        raise OnnxError(f"{name}: opset {max(versions)} is newer than the installed onnx knows ({newest}): "
-                        "update onnx, or export with an older opset_version")  # fmt: skip
-    if max(versions) < OLDEST_OPSET:
-        raise OnnxError(f"{name}: opset {max(versions)} is older than {OLDEST_OPSET}: "
-                        "bring it up to date with onnx.version_converter")  # fmt: skip
-
-
 def _inlined(model: Any) -> Any:
     """The model with its own functions put in their places."""
     if not model.functions:
@@ -120,23 +100,6 @@ def _inlined(model: Any) -> Any:
     from onnx.inliner import inline_local_functions
 
     return inline_local_functions(model)
-
-
-def _check_ops(model: Any, name: str) -> None:
-    import onnx
-
-    known = {s.name for s in onnx.defs.get_all_schemas() if s.domain in ONNX_DOMAINS}
-    for node in model.graph.node:
-        if node.domain not in ONNX_DOMAINS:
-            raise OnnxError(f"{name}: node '{_name(node)}' is {node.domain}.{node.op_type}: only ops of the ONNX "
-                            "domain are known; export the model anew, before a runtime optimises it")  # fmt: skip
-        if node.op_type not in known:
-            hint = did_you_mean(node.op_type, known) or "export the model anew: "
-            raise OnnxError(f"{name}: unknown op: {hint}node '{_name(node)}' is '{node.op_type}', which ONNX has not")
-
-
-def _name(node: Any) -> str:
-    return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
 def _fix_inputs(model: Any, given: dict[str, tuple[int, ...]], name: str) -> None:
@@ -208,9 +171,10 @@ def _fold(model: Any, name: str) -> Graph:
         graph.initializer.extend(numpy_helper.from_array(values[k], k) for k in folded if k in values and k not in have)
     live = [n for n in left if not all(o in constants for o in n.output)]
     nodes = tuple(
-        Node(_name(n), n.op_type, tuple(n.input), tuple(n.output),
+        Node(node_name(n), n.op_type, tuple(n.input), tuple(n.output),
              {a.name: _attribute(a) for a in n.attribute}) for n in live
     )  # fmt: skip
+    check_shapes(nodes, shapes, name)
     for node in nodes:
         for output in node.outputs:
             if output and output not in shapes:

@@ -15,7 +15,8 @@ from pathlib import Path
 from latency.flops import macs
 from latency.fusions import fuse
 from latency.kernels import View
-from latency.onnx_file import Graph, Node, OnnxError, read_onnx
+from latency.onnx_check import OnnxError
+from latency.onnx_file import Graph, Node, read_onnx
 from latency.onnx_layout import Placed, reordered
 from latency.onnx_ops import NotCovered, op_of
 from latency.onnx_parts import Part, Rules, rules_for

@@ -20,6 +20,7 @@ _ADMITTED = {
     ("numpy.core.numeric", "_frombuffer"),
 }
 _PLAIN = (type(None), bool, int, float, str)
+MAX_DEPTH = 64  # of containers in containers: a predictor transferred from a transferred one adds 3 levels each time
 
 
 class PickleError(UserError):
@@ -37,7 +38,7 @@ class _DataOnly(pickle.Unpickler):
 
 
 def dump(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` atomically. Raises TypeError for anything but builtins and numeric numpy arrays."""
+    """Write `content` atomically. Raises TypeError for anything but builtins and numeric arrays, or nested too deep."""
     _check(content)
     write_atomically(path, pickle.dumps(content, protocol=4))
 
@@ -63,11 +64,18 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def depth(value: Any) -> int:
+    """How many containers stand around the innermost value; 0 for a plain value or an array."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list | tuple) else 0
+
+
 def _check(value: Any, depth: int = 0) -> None:
     import numpy as np
 
-    if depth > 12:
-        raise TypeError("nested too deep")
+    if depth > MAX_DEPTH:
+        raise TypeError(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for key, item in value.items():
             _check(key, depth + 1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from latency.onnx_graph import KernelNode
     from latency.onnx_parts import Rules
+    from latency.ops import Op
     from latency.predictor import LatencyPredictor
 
 NOT_COVERED = 3  # exit code where a part of the network is missing from the sum
@@ -123,14 +124,44 @@ def predict_architecture(path: Path, predictor: LatencyPredictor) -> NetworkPred
     from latency.onnx_graph import KernelNode
     from latency.space import load_architecture
 
-    architecture = load_architecture(path)
-    ops = architecture.kernel_ops
+    ops = load_architecture(path).kernel_ops
     if all(predictor.covers_kind(op) for op in ops):
         named = [KernelNode(f"block{i}", type(op).__name__, op, (str(i),)) for i, op in enumerate(ops)]
         return predict_kernels(named, predictor)
-    from latency.modules import build_network
+    return _by_kernels(ops, predictor)
 
+
+def _by_kernels(ops: Sequence[Op], predictor: LatencyPredictor) -> NetworkPrediction:
+    from latency.modules import build_network
+    from latency.space import without_identities
+
+    ops = without_identities(tuple(ops))
     return predict_module(build_network(ops), ops[0].input_shape, predictor)
+
+
+def predict_networks(
+    networks: Mapping[str, Sequence[Op]], predictor: LatencyPredictor
+) -> tuple[dict[str, tuple[float, float]], bool]:
+    """({name: (seconds, standard error)}, whether by their blocks) of networks of blocks, name -> ops.
+
+    By kernels, all of them, where the predictor was fitted on kernels. Raises UnsupportedOp where a network is covered
+    neither by its blocks nor whole by its kernels.
+    """
+    from latency.predictor import UnsupportedOp
+
+    if all(predictor.covers_kind(op) for ops in networks.values() for op in ops):
+        return {name: predictor.network_s(ops) for name, ops in networks.items()}, True
+    found: dict[str, tuple[float, float]] = {}
+    for name, ops in networks.items():
+        one = _by_kernels(ops, predictor)
+        if len(one.uncovered) == len(one.nodes):
+            predictor.predict_s([op for of in networks.values() for op in of])  # raises: it is one of other blocks
+        if one.uncovered:
+            raise UnsupportedOp(
+                f"{name}: {len(one.uncovered)} of its {len(one.nodes)} kernels are not covered: {one.uncovered[0].why}"
+            )
+        found[name] = (one.seconds, one.std_s)
+    return found, False
 
 
 def tell(ui: Ui, found: NetworkPrediction, top: int) -> None:

@@ -17,13 +17,14 @@ from latency.workloads import FEW_POOL, few_workloads, workloads
 
 if TYPE_CHECKING:
     from devices.base import Device, DeviceError
-    from latency.measure import Measurement, Policy, Progress, Workload
+    from latency.measure import Measurement, Policy, Workload
     from latency.repeat import BetweenSessions
     from latency.space import SearchSpace
     from latency.table import LatencyTable, Row
 
 
 KERNELS = "kernels"  # the space of latency/kernel_space.py: no choices, any network
+SHOWN = 3  # workloads that could not be prepared, told with their reason
 REPEAT_BUDGET = 0.08  # share of the budget in which a few workloads are measured again in a second session
 
 
@@ -56,11 +57,12 @@ def profile(
 
     `only` replaces what is measured: else every op of the space and `networks` random networks.
 
-    Raises TableError where the table is of another device; UserError where the space is too small.
+    Raises TableError where the table is of another device; UserError where the space is too small, or nothing is timed.
     """
     from latency.host import HostWatch, advice, host_state
     from latency.measure import prepare, run_rounds
     from latency.repeat import repeat
+    from latency.resume import saved, ties
     from latency.table import workload_id
 
     ui, began = ui or Ui(), time.monotonic()
@@ -79,7 +81,7 @@ def profile(
         },
     )
     have = {row.op for row in table.rows()}
-    progress = _saved(table, todo)
+    progress = saved(table, todo)
     left = [w for w in todo if w.key not in have]
     if len(left) < len(todo) or progress.samples:
         ui.say(
@@ -89,26 +91,45 @@ def profile(
     failed: dict[str, str] = {}
     between: BetweenSessions | None = None
     if left:
+        rng = random.Random(f"{seed}/{session}")
+        n = policy.sentinels * int(getattr(device, "width", 1))
+        again = ties([w for w in todo if w.key in have], progress, n, rng)
         with ui.progress("preparing") as report:
-            sessions, failed = prepare(device, left, report)
+            sessions, failed = prepare(device, [*left, *again], report)
+        failed = {key: why for key, why in failed.items() if key not in have}
+        for key, why in list(failed.items())[:SHOWN]:
+            ui.warn(f"{key[:100]}: {' '.join(why.split())}; left out")
+        if len(failed) > SHOWN:
+            ui.warn(
+                f"{len(failed) - SHOWN} more could not be prepared and are left out; {table.json_path} will tell why"
+            )
 
         def on_failed(key: str, error: DeviceError) -> None:
             failed[key] = str(error)
             ui.warn(f"{key[:100]}: {error}; left out")
 
+        def on_done(measurement: Measurement) -> None:
+            if session not in table.scales():  # of all rows of this session, until it ends
+                table.update_session(scale=measurement.scale)
+            table.append(to_row(measurement, session))
+
         try:
             with ui.progress("timing") as report:
-                run_rounds(
+                measured = run_rounds(
                     sessions,
                     left,
                     replace(policy, budget_s=policy.budget_s * (1 - REPEAT_BUDGET)),
-                    random.Random(f"{seed}/{session}"),
+                    rng,
                     progress,
                     report=report,
+                    before=again,
                     on_round=lambda r, taken: table.append_samples(session, r, [(workload_id(k), s) for k, s in taken]),
-                    on_done=lambda m: table.append(to_row(m, session)),
+                    on_done=on_done,
                     on_failed=on_failed,
                 )
+            table.settle([to_row(m, session) for m in measured])
+            if measured:
+                table.update_session(scale=measured[0].scale)
             notes = {workload_id(k): s.notes() for k, s in sessions.items() if hasattr(s, "notes")}
             table.update_session(**({"notes": notes} if notes else {}))
             with ui.progress("repeating a few in a second session") as report:
@@ -135,7 +156,11 @@ def profile(
                 **({"device_state": device.state()} if hasattr(device, "state") else {}),
                 between_sessions=between.as_dict() if between else None,
             )
-    rows = [row for row in table.rows() if row.op in {w.key for w in todo}]
+    wanted = {w.key for w in todo}
+    rows = [row for row in table.rows() if row.op in wanted]
+    if not rows:
+        first = next((f"the first: {key[:100]}: {why}" for key, why in failed.items()), "--budget-min is too short")
+        raise UserError(f"none of the {len(todo)} workloads could be measured; {first}")
     return ProfileResult(
         str(device.describe()["device"]),
         len(rows),
@@ -165,12 +190,14 @@ def to_row(measurement: Measurement, session: int) -> Row:
     """The table row of a measurement: statistics of the samples with round factors divided out; min_s is raw."""
     import numpy as np
 
+    from latency.stats import widened
     from latency.table import Row
 
     low, high = measurement.ci_s
     corrected = measurement.corrected_s
     if len(corrected) < 6:  # no 95 % interval exists: the range is the widest honest statement
-        low, high = float(corrected.min()), float(corrected.max())
+        ends = float(corrected.min()), float(corrected.max())
+        low, high = widened(ends, measurement.median_s, measurement.scale)
     return Row(
         measurement.key,
         measurement.kind,
@@ -184,19 +211,6 @@ def to_row(measurement: Measurement, session: int) -> Row:
         measurement.flags,
         session,
     )
-
-
-def _saved(table: LatencyTable, todo: list[Workload]) -> Progress:
-    """The samples that earlier sessions kept, by workload key."""
-    from latency.measure import Progress
-    from latency.table import workload_id
-
-    keys = {workload_id(w.key): w.key for w in todo}
-    progress = Progress()
-    for _, round_, workload, seconds in table.samples():
-        if workload in keys:
-            progress.add(keys[workload], round_, seconds)
-    return progress
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:

@@ -16,12 +16,12 @@ import numpy as np
 
 from latency.console import Report
 from latency.measure import Measurement, Policy, Progress, Workload, prepare, run_rounds
+from latency.stats import FEWEST
 
 if TYPE_CHECKING:
     from devices.base import Device
 
 SHARE = 0.05
-FEWEST = 8  # with fewer in a round, there is no telling the round from the workload (stats.round_factors)
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class BetweenSessions:
         return {k: v if isinstance(v, int) else round(v, 5) for k, v in asdict(self).items()}
 
 
-def choose(workloads: Sequence[Workload], rng: random.Random) -> list[Workload]:
-    """SHARE of `workloads`, at least FEWEST, ops and networks alike."""
-    return rng.sample(list(workloads), min(len(workloads), max(FEWEST, math.ceil(SHARE * len(workloads)))))
+def choose(workloads: Sequence[Workload], rng: random.Random, width: int = 1) -> list[Workload]:
+    """SHARE of `workloads`, at least FEWEST for each of the `width` phones that share them, ops and networks alike."""
+    return rng.sample(list(workloads), min(len(workloads), max(FEWEST * width, math.ceil(SHARE * len(workloads)))))
 
 
 def compare(first_s: Mapping[str, float], second: Sequence[Measurement]) -> BetweenSessions | None:
@@ -52,7 +52,7 @@ def compare(first_s: Mapping[str, float], second: Sequence[Measurement]) -> Betw
     ratio = np.array([m.median_s / first_s[m.key] for m in known])
     off = np.abs(ratio / np.median(ratio) - 1)
     # Half-width of a 95 % interval -> standard error (1.96) -> median of |difference of two| (0.6745 sqrt 2).
-    noise = [(m.ci_s[1] - m.ci_s[0]) / 2 / m.median_s / 1.96 * 0.6745 * math.sqrt(2) for m in known]
+    noise = [m.half_width / 1.96 * 0.6745 * math.sqrt(2) for m in known]
     return BetweenSessions(
         len(known), float(np.median(ratio) - 1), float(np.median(off)), float(off.max()), float(np.median(noise))
     )
@@ -70,18 +70,17 @@ def repeat(
 
     A workload that fails the second time is left out: it is in the table already.
     """
-    chosen = choose([w for w in workloads if w.key in first_s], rng)
+    chosen = choose([w for w in workloads if w.key in first_s], rng, int(getattr(device, "width", 1)))
     sessions, _ = prepare(device, chosen, lambda *_: None)
-    second: list[Measurement] = []
     try:
-        run_rounds(
+        second = run_rounds(
             sessions,
             chosen,
             policy,
             rng,
             Progress(),
             on_round=lambda *_: None,
-            on_done=second.append,
+            on_done=lambda _: None,
             on_failed=lambda *_: None,
             report=report,
         )

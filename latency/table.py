@@ -1,6 +1,6 @@
-"""LatencyTable: an append-only CSV of measured workloads, beside a JSON of provenance and a CSV of raw samples.
+"""LatencyTable: a CSV of measured workloads, beside a JSON of provenance and a CSV of raw samples.
 
-    NAME.csv          one row per finished workload, flushed as it finishes
+    NAME.csv          one row per finished workload, flushed as it finishes; rows of earlier sessions never change
     NAME.json         what device, which space, which sessions
     NAME.samples.csv  every sample of every round, so that a killed run goes on where it stopped
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
-from latency.files import read_json, write_json
+from latency.files import read_json, write_atomically, write_json
 from latency.ops import Op, OpError, parse_network
 
 SCHEMA = 1
@@ -53,6 +53,19 @@ class Row:
     def ops(self) -> tuple[Op, ...]:
         """The parsed ops."""
         return parse_network(self.op)
+
+    def own_half_s(self, scale: float) -> float:
+        """Half the interval without what all rows of the session have in common, which is known within +-`scale`.
+
+        It is what tells ops apart: a common error moves no rank, and a fit takes it for the speed of the host.
+        """
+        if "in_context" in self.flags:  # a share of a network's time, whose interval it does not have
+            scale = 0.0
+        low, high = (
+            math.sqrt(max(math.log(end / self.median_s) ** 2 - scale**2, 0.0)) if end else math.inf
+            for end in (self.ci_low_s, self.ci_high_s)
+        )
+        return self.median_s * (math.exp(high) - math.exp(-low)) / 2
 
     def cells(self) -> list[str]:
         """The CSV cells, in order of COLUMNS."""
@@ -144,6 +157,11 @@ class LatencyTable:
             raise TableError(f"{self.json_path}: fields 'fingerprint' and 'sessions' are needed")
         return content
 
+    def scales(self) -> dict[int, float]:
+        """Session -> half the 95 % interval, as a fraction, of the host's speed in it; none where unknown."""
+        sessions = self.provenance()["sessions"] if self.json_path.exists() else []
+        return {i: float(s["scale"]) for i, s in enumerate(sessions, 1) if "scale" in s}
+
     def digest(self) -> str:
         """sha256 of NAME.csv."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -183,6 +201,18 @@ class LatencyTable:
     def append(self, row: Row) -> None:
         """Add one row; it is on disk when this returns."""
         _append(self.path, [row.cells()])
+
+    def settle(self, rows: Sequence[Row]) -> None:
+        """Put `rows` in the place of those of the same op and session, all at once; every other line stays as it is."""
+        with self.path.open("rb") as file:
+            lines = file.read().decode("utf-8").split("\n")
+        new = {(row.op, str(row.session)): row for row in rows}
+        for i, line in enumerate(lines[1:], 1):
+            cells = next(csv.reader([line]), [])
+            row = new.get((cells[0], cells[-1])) if len(cells) == len(COLUMNS) else None
+            if row is not None:
+                lines[i] = _csv([row.cells()]).rstrip("\n")
+        write_atomically(self.path, "\n".join(lines).encode())
 
     def append_samples(self, session: int, round_: int, samples: Sequence[tuple[str, float]]) -> None:
         """Add the samples of one round: (workload id, seconds)."""
@@ -237,13 +267,17 @@ def _mend(path: Path, columns: tuple[str, ...]) -> None:
         _append(path, [list(columns)])
 
 
-def _append(path: Path, rows: Sequence[Sequence[str]]) -> None:
+def _csv(rows: Sequence[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _append(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(buffer.getvalue())
+            file.write(_csv(rows))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -61,14 +61,13 @@ def time_together(
     """
     from latency import measure
 
-    found: dict[str, Measurement] = {}
     with progress("preparing") as report:
         sessions, failed = measure.prepare(device, todo, report)
     try:
         for key, why in failed.items():
             on_failed(key, why)
         with progress("timing") as report:
-            measure.run_rounds(
+            found = measure.run_rounds(
                 sessions,
                 [w for w in todo if w.key in sessions],
                 policy,
@@ -76,7 +75,7 @@ def time_together(
                 measure.Progress(),
                 report=report,
                 on_round=lambda *_: None,
-                on_done=lambda m: found.update({m.key: m}),
+                on_done=lambda _: None,
                 on_failed=on_failed,
             )
         if then is not None:
@@ -84,4 +83,4 @@ def time_together(
     finally:
         for session in sessions.values():
             session.close()
-    return found
+    return {m.key: m for m in found}

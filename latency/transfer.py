@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from devices.errors import UserError
-from latency import frozen
+from latency import frozen, pickles
 from latency.evidence import Rows
 from latency.features import feature_matrix
 from latency.frozen import Frozen
@@ -29,6 +29,7 @@ from latency.uncertainty import KindModel
 CORRECTION = 0.1  # prior median of the standard deviation of log F about the mixture
 PULL = 0.03  # relative error of a network that weighs as much as one device's share being off by all of it
 MIN_NETWORKS = 3
+AROUND = 7  # levels of a predictor's file about a source's model: file, kinds, kind, model, prior, models, context
 
 
 class TransferError(UserError):
@@ -71,7 +72,7 @@ def _reach(name: str, kind: KindModel, sources: Sequence[LatencyPredictor]) -> K
 
 
 def check_sources(sources: Sequence[LatencyPredictor], observations: Sequence[Any]) -> None:
-    """Raises TransferError where there is too little to go by, UnsupportedOp where a source lacks an op."""
+    """Raises TransferError for too few networks or too deep a source, UnsupportedOp where a source lacks an op."""
     networks = [o for o in observations if len(o.ops) > 1]
     if len(networks) < MIN_NETWORKS:
         raise TransferError(
@@ -79,6 +80,12 @@ def check_sources(sources: Sequence[LatencyPredictor], observations: Sequence[An
             "measure them with python -m latency.profile --few 10"
         )
     for source in sources:
+        deepest = max((pickles.depth(k.model) for k in source.kinds.values() if k.model is not None), default=0)
+        if AROUND + deepest > pickles.MAX_DEPTH:
+            raise TransferError(
+                f"{source.path}: transferred from transferred predictors too many times over to be a source once more: "
+                "transfer from the predictors of measured devices that it rests on"
+            )
         source.predict_s(list(dict.fromkeys(op for o in networks for op in o.ops)))
 
 
@@ -93,9 +100,16 @@ def _flat(source: LatencyPredictor, kind: str, features_ND: Floats, ops: Sequenc
 
 
 def _lean(model: Frozen) -> Frozen:
-    if model["kind"] == "context":
-        return {**model, "model": _lean(model["model"])}
-    return {**model, "v": np.zeros((len(model["v"]), 0), dtype=np.float32)} if "v" in model else dict(model)
+    """`model` and all models inside it (of a context, a blend, a source itself transferred) without their v."""
+    lean = dict(model)
+    if "v" in model:
+        lean["v"] = np.zeros((len(model["v"]), 0), dtype=np.float32)
+    for inner in ("model", "prior"):
+        if inner in model:
+            lean[inner] = _lean(model[inner])
+    if "models" in model:
+        lean["models"] = [_lean(m) for m in model["models"]]
+    return lean
 
 
 def mixture_prior(sources: Sequence[LatencyPredictor]) -> MakePrior:

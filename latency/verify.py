@@ -7,6 +7,7 @@ own blocks, and says how far the prediction was off and why: another target, a c
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -37,22 +38,27 @@ def verify(
     ui: Ui,
     seed: int = 0,
     blocks_of: str | None = None,
+    predicted: dict[str, tuple[float, float]] | None = None,
 ) -> tuple[list[Verdict], list[Block]]:
     """Measure `networks` (name -> ops), and the ops of the network `blocks_of`, together in rounds.
 
-    The blocks' times are those inside the network where the device attributes them (`node_times_s`), else alone.
-    Raises UnsupportedOp before anything is timed.
+    `predicted` are (seconds, standard error) by name, where they are not the predictor's by its blocks. The blocks'
+    times are those inside the network where the device attributes them (latency/in_context.py), else alone. Raises
+    UnsupportedOp before anything is timed.
     """
+    from devices.base import DeviceError, DeviceUnavailable
     from latency.disagree import Block, Verdict
+    from latency.in_context import node_seconds
     from latency.measure import Workload
     from latency.modules import build
     from latency.space import without_identities
     from latency.timing import network_workloads, time_together
 
-    predicted = {name: predictor.network_s(ops) for name, ops in networks.items()}
+    predicted = predicted or {name: predictor.network_s(ops) for name, ops in networks.items()}
     alone = list(dict.fromkeys(o for o in networks[blocks_of] if not o.is_free)) if blocks_of else []
     todo = network_workloads(networks)
     todo += [Workload(str(op), "op", lambda op=op: build(op), op.input_shape) for op in alone]  # type: ignore[misc]
+    chain = without_identities(networks[blocks_of]) if blocks_of else ()
     nodes: dict[str, float] = {}
 
     def on_failed(key: str, error: Exception | str) -> None:
@@ -61,15 +67,24 @@ def verify(
         ui.warn(f"{key} could not be timed alone: {error}")
 
     def attribute(sessions: Mapping[str, Session]) -> None:
-        if blocks_of and hasattr(sessions[blocks_of], "node_times_s"):
-            nodes.update(sessions[blocks_of].node_times_s(NODE_LOOPS))  # type: ignore[attr-defined]
+        """The last thing that is done: where it fails, what was timed is kept."""
+        if not blocks_of:
+            return
+        lone = {op: sessions[str(op)] for op in alone if str(op) in sessions}
+        try:
+            nodes.update(node_seconds(chain, sessions[blocks_of], lone, NODE_LOOPS))
+        except (DeviceError, DeviceUnavailable) as error:
+            ui.warn(f"blocks are compared by their times alone, not inside the network: {error}")
 
     found = time_together(todo, device, policy, ui.progress, seed, on_failed, attribute)
+    if any(n not in found or not math.isfinite(found[n].ci_s[0]) for n in networks):
+        raise UserError(f"{policy.budget_s / 60:g} min are too few rounds for a 95 % interval: raise --budget-min")
     verdicts = [
-        Verdict(n, *predicted[n], found[n].median_s, found[n].ci_s, found[n].flags) for n in networks if n in found
+        Verdict(n, *predicted[n], m.median_s, m.ci_s, m.flags, m.half_width, m.scale)
+        for n in networks
+        if (m := found.get(n)) is not None
     ]
     blocks = []
-    chain = without_identities(networks[blocks_of]) if blocks_of else ()
     inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
     f_s, f_std_s = predictor.predict_s(alone, return_std=True) if inside else predictor.alone_s(alone)
     for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):
@@ -77,8 +92,8 @@ def verify(
             blocks.append(Block(op, float(seconds), float(std_s), inside[op], 0.0))
         elif str(op) in found:
             taken = found[str(op)]
-            low, high = taken.ci_s
-            blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, (high - low) / 2 / 1.96))
+            own_s = taken.median_s * taken.half_width / 1.96
+            blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, own_s))
     return verdicts, blocks
 
 
@@ -93,8 +108,10 @@ def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) 
     return {op: sum(v) / len(v) for op, v in by_op.items()}
 
 
-def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str]) -> None:
-    """The table of verdicts, and why they are as they are."""
+def tell(
+    ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differing: list[str], changed: Sequence[str] = ()
+) -> None:
+    """The table of verdicts, and why they are as they are: `differing` fingerprints, `changed` heat and clocks."""
     from latency.disagree import shared_by, words
 
     def row(v: Verdict) -> list[str]:
@@ -114,6 +131,8 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
     ui.say(words(gap))
     for line in differing:
         ui.say(f"the predictor was fitted on another target: {line}")
+    for line in changed:
+        ui.say(f"the device is in another state than when it was profiled: {line}")
     far = [b for b in blocks if b.far]
     if far:
         ui.table(
@@ -129,7 +148,13 @@ def tell(ui: Ui, verdicts: list[Verdict], blocks: list[Block], gap: Gap, differi
 
 
 def _recalibrate(
-    ui: Ui, args: argparse.Namespace, predictor: LatencyPredictor, gap: Gap, here: dict[str, Any], of: list[Verdict]
+    ui: Ui,
+    args: argparse.Namespace,
+    predictor: LatencyPredictor,
+    gap: Gap,
+    here: dict[str, Any],
+    of: list[Verdict],
+    now: list[dict[str, Any]],
 ) -> dict[str, Any]:
     from latency.disagree import recalibrated
 
@@ -138,7 +163,7 @@ def _recalibrate(
         return {"recalibrated": None, "exit_code": 0 if gap.kind == "none" else 3}
     source = Path(args.predictor)
     out = Path(args.out or source.with_name(f"{source.stem}-recalibrated.pkl"))
-    made = recalibrated(predictor, gap, here, of)
+    made = recalibrated(predictor, gap, here, of, now)
     made.save(out)
     done = made.provenance["recalibrated"][-1]
     ui.say(
@@ -161,10 +186,12 @@ def _check(args: argparse.Namespace) -> None:
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     import devices
+    from latency.device_state import state_differences, states
     from latency.disagree import differences, judge, judge_blocks, shared_by
     from latency.files import write_json
     from latency.host import HostWatch, advice, host_state
     from latency.measure import Policy
+    from latency.predict import predict_networks
     from latency.predictor import load_predictor
     from latency.space import load_architecture, load_space, space_names
 
@@ -181,16 +208,21 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(
             f"--recalibrate needs random networks: name the space of '{space_name}' with --space FILE.py:NAME"
         )
+    predicted, by_blocks = predict_networks(networks, predictor)
+    if not by_blocks:
+        ui.say(f"{args.predictor} knows kernels, not these blocks: networks are predicted by their kernels, "
+               "blocks are not compared")  # fmt: skip
     policy = Policy(target=0.01, budget_s=args.budget_min * 60)
     before, watch = host_state(), HostWatch()
     with target(args, ui) as device:
-        blocks_of = "found" if args.blocks else None
-        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of)
+        blocks_of = "found" if args.blocks and by_blocks else None
+        verdicts, blocks = verify(networks, predictor, device, policy, ui, args.seed, blocks_of, predicted)
         fingerprint = device.describe()
         state = device.state() if hasattr(device, "state") else None
     gap, blocks = judge(verdicts), judge_blocks(blocks)
     differing = differences(predictor.provenance.get("fingerprint", {}), fingerprint)
-    tell(ui, verdicts, blocks, gap, differing)
+    changed = state_differences(predictor.provenance.get("device_state", []), states(state))
+    tell(ui, verdicts, blocks, gap, differing, changed)
     governor, here = str(fingerprint.get("governor", "")), "cpu" in fingerprint
     unsure = advice([], policy.target, policy.budget_s, before, watch.facts(), None, governor, here)
     for line in unsure:
@@ -201,10 +233,11 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         "measured_ms": mine.measured_s * 1e3,
         "ci_ms": [s * 1e3 for s in mine.ci_s],
         "error": mine.error,
+        "predicted_by": "blocks" if by_blocks else "kernels",
         "gap": gap.kind,
         "scale": gap.scale,
         "scale_interval": list(gap.interval),
-        "differences": differing,
+        "differences": [*differing, *changed],
         "blocks_off": [str(b.op) for b in blocks if b.far],
         "blocks_share": shared_by(blocks),
         "advice": unsure,
@@ -224,7 +257,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     )
     ui.say(f"wrote {out}")
     if args.recalibrate:
-        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts)
+        result |= _recalibrate(ui, args, predictor, gap, fingerprint, verdicts, states(state))
     return result
 
 

@@ -26,7 +26,8 @@ class _Together(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        var_C, mean_C = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        exact = x if x.dtype == torch.float64 else x.float()
+        var_C, mean_C = torch.var_mean(exact, (0, 2, 3), correction=0)
         stats_R2C = torch.stack(distributed.gather(torch.stack([mean_C, var_C]).double()))
         mean = stats_R2C[:, 0].mean(0)
         var = (stats_R2C[:, 1] + (stats_R2C[:, 0] - mean).square()).mean(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from search import distributed
 from search.augment import centre_box, crop_box
 from search.split import DataError, Indices
 
@@ -34,7 +36,10 @@ class Source(Protocol):
 
 @dataclass
 class CorruptImages:
-    """The images of a set that could not be decoded; more than `limit` of them end the run."""
+    """The images of a set that could not be decoded; more than `limit` of them end the run.
+
+    Of several processes (torchrun), each reads its part: all count together, and the first to meet an image tells it.
+    """
 
     where: str
     limit: int
@@ -53,7 +58,9 @@ class CorruptImages:
             if name in self.names:
                 return
             self.names[name] = why
-            count = len(self.names)
+            count, first = distributed.count_once(f"corrupt in {self.where}", name, len(self.names))
+        if not first:  # another process tells it, or ends the run over it
+            return
         if count > self.limit:
             raise DataError(
                 f"{self.where}: {name} cannot be decoded ({why}); that makes {count}, and --max-corrupt is {self.limit}"
@@ -108,17 +115,24 @@ class Decoded:
         return (out if len(kept) == len(indices) else out[torch.from_numpy(kept)]), kept
 
     def _into(self, out: torch.Tensor, position: int, index: int, draws_NA4: torch.Tensor | None) -> bool:
-        from PIL import Image
-
         try:
             encoded = self.source.encoded(index)
-            out[position] = self._pixels(encoded, None if draws_NA4 is None else draws_NA4[position])
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            self.corrupt.add(self.source.name(index), " ".join(str(error).split())[:120])
-            return False
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            return self._leave_out(index, error)
+        try:
+            pixels = self._pixels(encoded, None if draws_NA4 is None else draws_NA4[position])
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # a decoder given nonsense raises anything: TypeError of a TIFF, struct.error, ...
+            return self._leave_out(index, error)
+        out[position] = pixels
         return True
+
+    def _leave_out(self, index: int, error: Exception) -> bool:
+        self.corrupt.add(self.source.name(index), why_not(error))
+        return False
 
     def _pixels(self, encoded: bytes, draws_A4: torch.Tensor | None) -> torch.Tensor:
         from PIL import Image
@@ -137,6 +151,13 @@ class Decoded:
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=scaled)
         array = np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
         return torch.from_numpy(array.transpose(2, 0, 1).copy())
+
+
+def why_not(error: Exception) -> str:
+    """What a decoder says, on one line, without the address of the bytes in memory that some add; its class if odd."""
+    text = re.sub(r" *<_io\.BytesIO object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))
+    usual = text and isinstance(error, (OSError, ValueError, SyntaxError, EOFError))
+    return (text if usual else f"{type(error).__name__}: {text}".removesuffix(": "))[:120]
 
 
 def in_memory(decoded: Decoded) -> tuple[torch.Tensor, Indices]:

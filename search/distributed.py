@@ -23,6 +23,7 @@ from devices.errors import UserError
 
 T = TypeVar("T")
 BUCKET = 2**23  # numbers averaged in one message: 32 MB
+STOPPED = "stopped"
 TIMEOUT = timedelta(minutes=30)  # a process that waits longer for another gives up
 
 
@@ -183,6 +184,42 @@ def first(work: Callable[[], T]) -> T:
         raise Elsewhere(told[1])
     result: T = told[0]
     return result
+
+
+def count_once(kind: str, name: str, mine: int) -> tuple[int, bool]:
+    """(names of `kind` that all processes together have counted so far, whether this one is the first to count `name`).
+
+    For what only some processes come upon, from any thread and without waiting for the others: a store that all share
+    keeps the count. `mine` is this process's own, `name` included: the answer where there is only one process.
+    """
+    if world() == 1:
+        return mine, True
+    store = _store()
+    first_to = store.add(f"{kind}: {name}", 1) == 1
+    return store.add(kind, int(first_to)), first_to
+
+
+def stopping() -> bool:
+    """Let the other processes know that a user's error ends this one and so all; whether this is the first to say so.
+
+    The first tells the error; others, which most often meet the same or are cut off by it, only end.
+    """
+    try:
+        return world() == 1 or _store().add(STOPPED, 1) == 1
+    except RuntimeError:  # the store went with the process that kept it
+        return True
+
+
+def stopped() -> bool:
+    """Whether a process has told a user's error: it then leaves in mid-step, and connections to it break."""
+    try:
+        return world() > 1 and _store().check([STOPPED])
+    except RuntimeError:
+        return False
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
 
 
 def agree(state: torch.Tensor, asked: int, where: str) -> int:

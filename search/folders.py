@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +32,9 @@ def load_folder(
         raise DataError(f"{where}: images have 1 or 3 channels, the space takes {channels}")
     files = _parquet_files(folder) if kind == "parquet" else {}
     size = sum(path.stat().st_size for paths in files.values() for path in paths)
+    _same_columns(files, where)
     streamed = bool(files) and (size > STREAM_BYTES if reading.stream is None else reading.stream)
-    splits = _row_groups(files, where) if streamed else _datasets(kind, folder, files)
+    splits = _row_groups(files) if streamed else _datasets(kind, folder, files)
     train = splits.get("train") or next(iter(splits.values()))
     test = next((splits[name] for name in TEST_NAMES if name in splits and splits[name] is not train), None)
     column, label = image_column(train.features, where), label_column(train.features, where)
@@ -130,20 +133,46 @@ def _parquet_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _row_groups(files: dict[str, list[Path]], where: str) -> dict[str, Rows]:
+def _same_columns(files: dict[str, list[Path]], where: str) -> None:
+    """Raise DataError naming a file that cannot be read, or whose columns or kind of labels are not those of most."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[Path, tuple[str, ...]] = {}
+    for path in (path for paths in files.values() for path in paths):
+        try:
+            columns[path] = tuple(sorted(_described(field) for field in pq.read_schema(path)))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{where}: {path} cannot be read: {error}") from error
+    usual = max(columns.values(), key=list(columns.values()).count, default=())
+    for path, names in columns.items():
+        if names != usual:
+            raise DataError(
+                f"{where}: {path} has columns {_few(names)}, other files have {_few(usual)}: "
+                "keep the files of one data set, and no others, in the folder"
+            )
+
+
+def _described(field: Any) -> str:
+    """A column's name; of a label's also what it holds, since `datasets` would make text of numbers without a word."""
+    import pyarrow as pa
+
+    if field.name not in LABEL_COLUMNS:
+        return str(field.name)
+    held = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    text = pa.types.is_string(held) or pa.types.is_large_string(held)
+    return f"{field.name} ({'numbers' if pa.types.is_integer(held) else 'text' if text else held})"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _row_groups(files: dict[str, list[Path]]) -> dict[str, Rows]:
     import pyarrow.parquet as pq
     from datasets import Features
 
-    splits: dict[str, Rows] = {}
-    for name, paths in files.items():
-        try:
-            for path in paths:
-                pq.read_metadata(path)
-            splits[name] = _ParquetSplit(paths, Features.from_arrow_schema(pq.read_schema(paths[0])))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{where}: {path} cannot be read: {error}") from error
-    return splits
+    return {n: _ParquetSplit(paths, Features.from_arrow_schema(pq.read_schema(paths[0]))) for n, paths in files.items()}
 
 
 def _datasets(kind: str, folder: Path, files: dict[str, list[Path]]) -> dict[str, Rows]:
@@ -152,14 +181,32 @@ def _datasets(kind: str, folder: Path, files: dict[str, list[Path]]) -> dict[str
 
     datasets.disable_progress_bars()
     try:
-        if kind == "imagefolder":
-            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
-            return {name: _DatasetSplit(rows, []) for name, rows in loaded.items()}
-        loaded = datasets.load_dataset("parquet", data_files={n: list(map(str, paths)) for n, paths in files.items()})
-        counts = {n: [(str(path), pq.read_metadata(path).num_rows) for path in paths] for n, paths in files.items()}
+        with _quietly():
+            if kind == "imagefolder":
+                loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
+                return {name: _DatasetSplit(rows, []) for name, rows in loaded.items()}
+            paths = {name: [str(path) for path in paths] for name, paths in files.items()}
+            loaded = datasets.load_dataset("parquet", data_files=paths)
+        counts = {name: [(path, pq.read_metadata(path).num_rows) for path in paths[name]] for name in paths}
         return {name: _DatasetSplit(rows, counts[name]) for name, rows in loaded.items()}
     except Exception as error:  # `datasets` wraps what its readers raise in classes of many libraries
-        raise DataError(f"{kind}:{folder}: cannot be read: {type(error).__name__}: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outermost only says that an error occurred
+            cause = cause.__cause__
+        why = " ".join(str(cause).split())[:300]
+        raise DataError(f"{kind}:{folder}: cannot be read: {type(cause).__name__}: {why}") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """`datasets` logs what it raises too, over many lines: not here."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def image_column(features: Any, where: str) -> str:

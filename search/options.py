@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
@@ -80,7 +81,7 @@ def add_compute(made: argparse.ArgumentParser) -> None:
     """How torch computes."""
     group = made.add_argument_group("computing (see docs/train.md)")
     group.add_argument("--torch-device", default="cpu", help="where torch computes: cpu or cuda")
-    group.add_argument("--threads", type=int, help="torch's threads; results repeat bit for bit at equal threads")
+    group.add_argument("--threads", type=int, help="torch's threads; on a CPU results repeat bit for bit at equal ones")
     group.add_argument("--precision", default="fp32", help="fp32, or bf16 or fp16 by autocast")
     group.add_argument("--channels-last", action="store_true", help="memory format NHWC")
     group.add_argument(
@@ -144,9 +145,8 @@ def data_of(args: argparse.Namespace, ui: Ui, *, channels: int, seed: int) -> Da
     from search.data import Reading, load_data
 
     workers = min(16, os.cpu_count() or 1) if args.workers is None else args.workers
-    reading = Reading(
-        args.augmentation, args.validation_images, workers, args.max_corrupt, args.stream or None, ui.warn
-    )
+    warn = partial(type(ui).warn, ui)  # in every process of several: each reads its part, and an image is told once
+    reading = Reading(args.augmentation, args.validation_images, workers, args.max_corrupt, args.stream or None, warn)
     return load_data(args.data, image_size=args.image_size, channels=channels, seed=seed, reading=reading)
 
 

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_budget_arguments(made)
     made.add_argument("--space", default="proxyless", help="a shipped space, or FILE.py:NAME")
-    made.add_argument("--seed", type=int, default=0, help="same seed, same machine: same network")
+    made.add_argument("--seed", type=int, default=0, help="same seed, same machine (on a CPU): same network")
     made.add_argument("--name", help="folder under --runs; by default made of predictor, space and target")
     made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
@@ -128,7 +128,13 @@ def _work_together(ui: Ui, args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     except distributed.Elsewhere:
         return {"exit_code": 2}
+    except RuntimeError:
+        if distributed.stopped():  # another process told a user's error and left in mid-step
+            return {"exit_code": 2}
+        raise
     except UserError as error:
+        if not distributed.stopping():
+            return {"exit_code": 2}
         raise UserError(f"process {distributed.rank()}: {error}") from error
     except KeyboardInterrupt:
         if speaking:

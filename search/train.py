@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("search.train", "Train one architecture from scratch and write model.safetensors and network files.")
     made.add_argument("--arch", type=Path, required=True, help="architecture.json, from python -m search.run")
     made.add_argument("--out", type=Path, help="folder of this training; by default `trained` beside the architecture")
-    made.add_argument("--seed", type=int, default=0, help="same seed, same machine: same weights")
+    made.add_argument("--seed", type=int, default=0, help="same seed, same machine (on a CPU): same weights")
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     made.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     made.add_argument("--save-every-s", type=float, default=60.0, help="seconds between checkpoints")
@@ -41,6 +41,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0")
+    if processes > 1:  # all would write into the same folder
+        if rank != "0":
+            return {"exit_code": 2}  # one line is enough
+        raise UserError(
+            f"search.train trains in one process, and {processes} were started (WORLD_SIZE): run it without torchrun; "
+            "search.run can share a run"
+        )
     formats = _formats(args.formats)
     if not args.save_every_s > 0:
         raise UserError(f"--save-every-s {args.save_every_s}: a positive number of seconds is needed")

@@ -150,6 +150,16 @@ class Phone:
         self.write(props="".join(f"[{k}]: [{v}]\n" for k, v in self.props.items()), thermal="0", battery="253")
         self.write(deviceidle="1", free_k="40000000", **{"global.low_power": "1"})
 
+    def age(self) -> None:
+        """Its kernel becomes one of before 4.3: no policy folders, cpuN/cpufreq instead, of a cluster's first core."""
+        cpu = self.root / "sys/devices/system/cpu"
+        for number, (cpus, _) in CLUSTERS.items():
+            for core in cpus.split():
+                (cpu / f"cpu{core}").mkdir()
+                (cpu / f"cpu{core}/cpufreq").symlink_to(f"../cpu{number}/cpufreq")
+            (cpu / f"cpu{number}/cpufreq").unlink()
+            (cpu / f"cpufreq/policy{number}").rename(cpu / f"cpu{number}/cpufreq")
+
     def write(self, **state: str) -> None:
         """Set the files of $R/state: thermal="3 3 0" gives one value a reading, the last one for ever."""
         for name, text in state.items():

@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
+from devices import convert
 from devices.adb import Adb
 from devices.adb_states import PhoneUnavailable
 from devices.base import Device, DeviceError, Session
+from devices.benchmark_delegates import DelegateFallback
 from devices.phone_group import PhoneGroup
 from tests.conftest import ROOT
 from tests.devices.texts import GENERATIONS
@@ -31,6 +33,7 @@ def test_contract(phone, open_phone, models):
     assert fingerprint == device.describe()
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     assert (fingerprint["model"], fingerprint["mask"], fingerprint["governor"]) == ("Pixel 2", "f0", "interactive")
+    assert fingerprint["converter"] == convert.versions("fp32")
     assert phone.serial not in json.dumps(fingerprint), "phones of one model and build share a table"
     session = device.session(models[0])
     assert isinstance(session, Session)
@@ -89,9 +92,15 @@ def test_larger_models_take_longer(phone, open_phone, models):
 
 def test_op_table_of_a_model(phone, open_phone, models):
     device = open_phone(phone)
-    times = device.session(models[0]).node_times_s(3)
-    assert list(times) == ["[conv_2d]:0"]
-    assert all(s > 0 for s in times.values())
+    times = device.session(models[0]).kernels_s(3)
+    assert [kind for kind, _ in times] == ["CONV_2D"]
+    assert all(s > 0 for _, s in times)
+    phone.set(generation="litert_python", slow=500.0)
+    with pytest.raises(DeviceError, match="no 'Run Order' table"):
+        device.session(models[0]).kernels_s(3)
+    phone.set(generation="classic", unknown=["enable_op_profiling"])
+    with pytest.raises(DeviceError, match="does not know --enable_op_profiling=true"):
+        device.session(models[0]).kernels_s(3)
 
 
 def test_a_phone_that_drops_in_the_middle_comes_back(phone, open_phone, models):
@@ -198,6 +207,43 @@ def test_fallback_to_the_cpu_is_refused(phone, open_phone, models):
         session.time_s(1)
 
 
+def test_xnnpack_that_takes_nothing_is_refused(phone, open_phone, models):
+    """The program goes on with the reference kernels and exits with 0."""
+    phone.set(fallback=True)
+    with pytest.raises(DelegateFallback, match=r"the XNNPACK delegate runs nothing of the model: .*reference kernels"):
+        open_phone(phone).session(models[0]).time_s(1)
+    assert open_phone(phone, delegate="cpu").session(models[0]).time_s(1) > 0
+    phone.set(generation="litert", slow=500.0)
+    with pytest.raises(DelegateFallback, match="XNNPACK"):
+        open_phone(phone).session(models[0]).time_s(1)
+
+
+def test_threads_that_are_not_bound_are_told_of(phone, open_phone, models):
+    for file in (phone.root / "sys/devices/system/cpu/cpufreq").glob("*/cpuinfo_max_freq"):
+        file.unlink()
+    told: list[str] = []
+    for options in ({}, {"cluster": "all"}):
+        device = open_phone(phone, **options)
+        device.tell = told.append
+        device.session(models[0])
+    assert told == [f"phone {phone.serial}: threads are not bound to cores, expect wide intervals"], (
+        "not where asked for"
+    )
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_clock_that_the_cores_had(phone, open_phone, models, old):
+    if old:
+        phone.age()
+    device = open_phone(phone)
+    assert [c.mask for c in device.facts.clusters] == [0xF, 0xF0]
+    assert device.state()["mhz_low_median_high"] is None
+    session = device.session(models[0])
+    for _ in range(2):
+        session.time_s(2)
+    assert device.state()["mhz_low_median_high"] == [2458] * 3
+
+
 def test_a_flag_that_the_binary_ignores_is_refused(phone, open_phone, models):
     phone.set(unknown=["use_xnnpack"])
     device = open_phone(phone)
@@ -301,14 +347,16 @@ def test_a_phone_of_another_model_is_refused(make_phone, open_phone):
 def test_two_phones_share_the_work(make_phone, open_phone, models):
     phones = [make_phone(), make_phone()]
     group = PhoneGroup([open_phone(p) for p in phones])
-    sessions = [group.session(m) for m in models]
+    sessions = [group.session(m) for m in models] * 4
     seen = set()
-    for _ in range(6):
-        columns = group.time_round(sessions, [2] * 4)
-        assert sorted(i for column in columns for i, _ in column) == [0, 1, 2, 3], "each workload once a round"
+    for _ in range(3):
+        columns = group.time_round(sessions, [2] * 16)
+        assert sorted(i for column in columns for i, _ in column) == [*range(16)], "each workload once a round"
         assert len(columns) == 2
         seen |= {(n, i) for n, column in enumerate(columns) for i, _ in column}
-    assert len(seen) > 5, "dealt out anew every round"
+    assert len(seen) > 17, "dealt out anew every round"
+    few = group.time_round(sessions[:4], [2] * 4)
+    assert [sorted(i for i, _ in column) for column in few] == [[0, 1, 2, 3]] * 2, "too few to tell the phones apart"
     assert all(p.invocations() for p in phones)
     assert set(group.state()) == {p.serial for p in phones}
     assert isinstance(group, Device)

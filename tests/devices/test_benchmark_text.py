@@ -117,6 +117,19 @@ def test_fallback_to_the_cpu_is_refused(generation, said, why):
     assert parse(render(generation, RUN, said)).runs == 5, "who asked for the CPU gets its time"
 
 
+@pytest.mark.parametrize("generation", [g for g in GENERATIONS if g != "litert_python"])  # it says nothing of delegates
+def test_xnnpack_may_take_a_part_or_be_silent_but_not_take_nothing(generation):
+    part = "Explicitly applied XNNPACK delegate, and the model graph will be partially executed by the delegate w/ 2 delegate kernels."
+    for said in ([], [part], ["Replacing 3 out of 4 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 2"]):
+        assert parse(render(generation, RUN, said), delegate="XNNPACK").runs == 5
+    for said in (
+        "Though XNNPACK delegate is explicitly applied, the model graph will not be executed by the delegate.",
+        "Replacing 0 out of 4 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions",
+    ):
+        with pytest.raises(DelegateFallback, match="runs nothing of the model: it would be timed on the reference"):
+            parse(render(generation, RUN, [said]), delegate="XNNPACK")
+
+
 @pytest.mark.parametrize(
     "said",
     [

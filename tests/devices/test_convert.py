@@ -187,6 +187,27 @@ def test_the_hash_sees_all_that_decides_the_file():
     assert len(set(hashes)) == len(hashes)
 
 
+def test_the_hash_sees_the_quantizer_and_buffers_that_are_not_saved(monkeypatch):
+    class Scaled(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.register_buffer("by", torch.full((4,), by), persistent=False)
+
+        def forward(self, x):
+            return x * self.by
+
+    def of(by, quantization):
+        return content_hash(Scaled(by), (1, 4), quantization)
+
+    assert of(1.0, "fp32") == of(1.0, "fp32") != of(2.0, "fp32")
+    before = {q: of(1.0, q) for q in convert.QUANTIZATIONS}
+    version = convert._version
+    monkeypatch.setattr(convert, "_version", lambda name: "99" if name == "ai-edge-quantizer" else version(name))
+    assert [q for q in convert.QUANTIZATIONS if of(1.0, q) != before[q]] == ["fp16", "dynamic", "int8"]
+    assert convert.versions("fp32") == f"litert-torch {version('litert-torch')}"
+    assert convert.versions("int8").endswith(", ai-edge-quantizer 99")
+
+
 def _zero(channels):
     from latency.ops import Zero
 

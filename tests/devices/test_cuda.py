@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +13,13 @@ from torch import nn
 
 import devices
 from devices.base import DeviceError, DeviceUnavailable
-from devices.cuda import CudaDevice
+from devices.cuda import POLL_S, CudaDevice
 from devices.cuda_session import HOST_CALLS, MAX_CALLS, PROBE_CALLS, TRIES, WARM_CALLS
 from devices.nvml import Clocks, Nvml
 from devices.spec import DeviceSpec
 from latency import profile
+from latency.batches import waited_s
+from latency.measure import Policy, Progress, Workload, prepare, run_rounds
 from latency.modules import build, build_network
 from latency.ops import Conv2d, Linear, mbconv
 
@@ -153,6 +157,34 @@ def test_cold_inputs_rotate_over_four_times_the_l2_and_warm_ones_stay():
         if cache == "cold":
             assert len(graph) * BYTES >= 4 * cuda.properties.L2_cache_size
         assert session.cache_state == cache
+        assert not session.flushes
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_inputs_too_small_to_push_each_other_out_of_l2_find_it_emptied(channels, monkeypatch):
+    """1024 calls of 4 KB do not fill an L2 of 2 MB: before every replay other memory is read, outside the events."""
+    cuda, log = FakeCuda(l2_bytes=2 * 2**20), []
+    device, module, shape = opened(cuda), Busy(cuda, 1e-6), (1, channels, 16, 16)
+    session = device.prepare(module, shape)
+    graph = module.seen[WARM_CALLS + PROBE_CALLS :][: session.notes()["calls"]]
+    flush, record, replay = CudaDevice.flush, cuda.Event.record, cuda.CUDAGraph.replay
+    for cls, name, old in (
+        (CudaDevice, "flush", flush),
+        (cuda.Event, "record", record),
+        (cuda.CUDAGraph, "replay", replay),
+    ):
+        monkeypatch.setattr(cls, name, lambda self, name=name, old=old: log.append(name) or old(self))
+    loops = 2 * len(graph) + 1
+    assert session.time_s(loops) == pytest.approx(1e-6 * loops)
+    small = channels == 4
+    assert session.flushes is session.notes()["flushes"] is small
+    once = ["flush", "record", "replay", "record"]
+    assert log == (once * 3 if small else ["record", *["replay"] * 3, "record"])
+    if small:
+        assert len({place for place, _, _ in graph}) == len(graph), "no input comes twice between two"
+        other = device._other
+        assert other.numel() * other.element_size() >= 4 * cuda.properties.L2_cache_size
+        assert other.data_ptr() != device._arena.data_ptr()
 
 
 def test_a_graph_is_neither_endless_nor_slow():
@@ -239,29 +271,78 @@ class FakeNvml:
     def __init__(self, *reasons):
         self.reasons = list(reasons)
 
+    mhz = itertools.repeat(1000)
+
     def clocks(self):
-        return Clocks(1000, 800, self.reasons.pop(0) if len(self.reasons) > 1 else self.reasons[0])
+        return Clocks(next(self.mhz), 800, self.reasons.pop(0) if len(self.reasons) > 1 else self.reasons[0])
 
     def driver(self):
         return "1"
 
 
-def test_throttled_batches_are_taken_again():
+def test_throttled_batches_are_taken_again_when_it_has_cooled():
     cuda = FakeCuda()
-    device = opened(cuda, FakeNvml(0x20, 0x40, 0x0))
-    assert device.prepare(Busy(cuda, 1e-5), SHAPE).time_s(10) == pytest.approx(1e-4)
-    assert device.sleeps == [2.0, 2.0]
+    device = opened(cuda, FakeNvml(0x0, 0x20, 0x40, 0x0))
+    told: list[str] = []
+    device.tell = told.append
+    session = device.prepare(Busy(cuda, 1e-5), SHAPE)
+    assert session.time_s(10) == pytest.approx(1e-4)
+    assert device.sleeps == [POLL_S, POLL_S]
+    assert device.waited_s == 2 * POLL_S
+    assert told == [
+        f"gpu: the GPU throttles (thermal slowdown ({kind})): waiting for it to cool down"
+        for kind in ("software", "hardware")
+    ]
+    assert session.notes()["throttled_batches"] == 1
     assert device.describe()["throttling"] == "watched"
 
 
-def test_a_gpu_that_goes_on_throttling_is_an_error_and_a_power_cap_is_not():
+def test_a_gpu_that_does_not_cool_is_unavailable_and_a_power_cap_is_no_heat():
     cuda = FakeCuda()
     device = opened(cuda, FakeNvml(0x20))
-    with pytest.raises(DeviceError, match=rf"thermal slowdown \(software\)\) after {TRIES} tries"):
+    with pytest.raises(
+        DeviceUnavailable, match=r"thermal slowdown \(software\)\) for 900 s on end: see to its cooling"
+    ):
         device.prepare(Busy(cuda, 1e-5), SHAPE).time_s(10)
+    flutters = opened(cuda, FakeNvml(*[0x20, 0x20, 0x0] * TRIES))
+    with pytest.raises(DeviceUnavailable, match=rf"throttles within one batch, {TRIES} times running"):
+        flutters.prepare(Busy(cuda, 1e-5), SHAPE).time_s(10)
     capped = opened(cuda, FakeNvml(0x4)).prepare(Busy(cuda, 1e-5), SHAPE)
     assert capped.time_s(1) > 0
     assert capped.notes()["clocks"] == ["power cap"]
+
+
+def test_clocks_are_those_of_the_batches_not_of_the_idle_gpu_afterwards():
+    cuda = FakeCuda()
+    nvml = FakeNvml(0x4, 0x0, 0x2, 0x0, 0x0, 0x0, 0x1)
+    nvml.mhz = iter([1400, 1, 1200, 1, 1300, 1, 210])
+    session = opened(cuda, nvml).prepare(Busy(cuda, 1e-5), SHAPE)
+    assert "clocks" not in session.notes()
+    for _ in range(3):
+        session.time_s(3)
+    nvml.mhz = iter([210])
+    notes = session.notes()
+    assert notes["sm_mhz_low_median_high"] == [1200, 1300, 1400]
+    assert notes["memory_mhz_low_median_high"] == [800] * 3
+    assert notes["clocks"] == ["application clocks", "power cap"]
+
+
+def test_heat_costs_neither_workloads_nor_budget():
+    """The GPU is hot every now and then: all are measured, and the waiting is not taken from the budget."""
+    cuda = FakeCuda()
+    device = opened(cuda, FakeNvml(*[*[0x0] * 40, 0x20, 0x20] * 400, 0x0))
+    todo = [Workload(f"w{i}", "op", lambda i=i: Busy(cuda, 1e-5 * (i + 1)), SHAPE) for i in range(3)]
+    sessions, _ = prepare(device, todo, lambda *_: None)
+    done: list[str] = []
+    failed: list[str] = []
+    run_rounds(
+        sessions, todo, Policy(max_rounds=30), random.Random(0), Progress(), report=lambda *_: None,
+        on_round=lambda *_: None, on_done=lambda m: done.append(m.key), on_failed=lambda key, _: failed.append(key),
+    )  # fmt: skip
+    assert sorted(done) == ["w0", "w1", "w2"]
+    assert failed == []
+    assert device.waited_s > 0
+    assert waited_s(sessions) == device.waited_s
 
 
 def test_a_gpu_that_stops_telling_its_clocks_is_a_device_error():

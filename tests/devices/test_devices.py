@@ -13,6 +13,7 @@ from devices.base import Device, DeviceError, DeviceUnavailable, Session
 from devices.onnx_cpu import export_onnx
 from devices.replay import ReplayDevice, Script, read_recording
 from devices.spec import SpecError, read
+from latency import profile
 from latency.modules import build
 from latency.ops import Conv2d, mbconv
 
@@ -50,6 +51,16 @@ def test_timing_leaves_the_arithmetic_of_this_process_alone():
 def test_unknown_device_names_the_known_ones():
     with pytest.raises(devices.UserError, match=r"did you mean 'cpu'\? known: .*replay"):
         devices.load("cpuu")
+
+
+@pytest.mark.parametrize("stem", ["mine", "cpu"])  # of a name of its own, and of a shipped one's
+def test_doctor_looks_at_the_file_it_is_given(tmp_path, capsys, stem):
+    path = tmp_path / f"{stem}.toml"
+    path.write_text("runtime = 'onnx_cpu'\n[options]\nthreads = 2\n")
+    code = profile.main(["--doctor", str(path)])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "threads 2" in out
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_a_device_file_of_anything(tmp_path_factory, content):
         assert "any.toml" in str(error)  # noqa: PT017
 
 
+@pytest.mark.filterwarnings("ignore:passed over")
 @given(anything)
 @example("\x1b a")
 def test_any_listing_can_be_chosen_from_or_is_an_error(text):
@@ -119,6 +120,7 @@ def test_the_name_in_cpuinfo():
     assert parse_cpuinfo("processor\t: 0\nBogoMIPS\t: 38.40\n") == ""
 
 
+@pytest.mark.filterwarnings("ignore:passed over")
 @pytest.mark.parametrize(
     "text",
     [

@@ -86,16 +86,29 @@ def test_profile_fit_verify(setup, phone, tmp_path, monkeypatch, capsys):
     assert json.loads(out)["networks"] == 2
     space = load_space(space_name)
     (tmp_path / "architecture.json").write_text(space.architecture([0, 2]).to_json())
-    code, out, err = call(
-        verify.main, "--arch", tmp_path / "architecture.json", "--predictor", table.path.with_suffix(".pkl"),
-        "--device", device, "--space", space_name, "--random", 0, "--budget-min", 0.05, "--json", *phone_args,
-        capsys=capsys,
-    )  # fmt: skip
-    assert code == 0, err
-    verdict = json.loads(out)
+
+    def verified(**control):
+        phone.set(**control)
+        code, out, err = call(
+            verify.main, "--arch", tmp_path / "architecture.json", "--predictor", table.path.with_suffix(".pkl"),
+            "--device", device, "--space", space_name, "--random", 0, "--budget-min", 0.08, "--json", *phone_args,
+            capsys=capsys,
+        )  # fmt: skip
+        assert code == 0, err
+        blocks = json.loads((tmp_path / "verify.json").read_text())["blocks"]
+        assert {text for text, *_ in blocks} == {str(op) for op in space.architecture([0, 2]).ops}
+        return json.loads(out), sum(measured_ms for _, _, measured_ms, _ in blocks), err
+
+    verdict, blocks_ms, err = verified()
     assert verdict["ci_ms"][0] <= verdict["measured_ms"] <= verdict["ci_ms"][1]
     assert abs(verdict["error"]) < 1.0, "the prediction is of the right order on a busy host"
     assert "fitted on another target" not in err
+    assert blocks_ms == pytest.approx(verdict["measured_ms"]), "the blocks' times are those of the phone's op table"
+    assert "blocks are compared" not in err
+    verdict, _, err = verified(unknown=["enable_op_profiling"])
+    assert verdict["measured_ms"] > 0, "what was timed before the op table is kept"
+    assert err.count("blocks are compared by their times alone") == 1
+    assert "does not know --enable_op_profiling" in err
 
 
 def test_a_drop_in_the_middle_of_a_round_loses_nothing(setup, quick_conversion, phone, tmp_path, capsys):
@@ -155,7 +168,7 @@ def test_two_phones_are_calibrated_against_each_other(setup, quick_conversion, m
     progress = Progress()
     for _, round_, workload, seconds in table.samples():
         progress.add(workload, round_, seconds)
-    factors = progress.factors()
+    factors, _ = progress.factors()
     by_round = {r: f for key, pairs in progress.samples.items() for (r, _), f in zip(pairs, factors[key], strict=True)}
     middle = float(np.median(list(by_round.values())))
     slow = [f for f in by_round.values() if f > middle]
@@ -215,6 +228,17 @@ def test_list_and_doctor(setup, phone, tmp_path, monkeypatch, capsys):
     code, out, _ = call(profile.main, "--doctor", device, capsys=capsys)
     assert code == 1
     assert "is 'offline'" in out
+
+
+def test_a_model_with_a_dash_is_found(make_phone, capsys):
+    """adb lists an SM-G973F as SM_G973F."""
+    phones = [make_phone(bench=False, model=model) for model in ("SM-G973F", "Pixel 2")]
+    code, out, _ = call(profile.main, "--list", capsys=capsys)
+    assert code == 0
+    assert any(line.split()[:2] == ["samsung-s-series", phones[0].serial] for line in out.splitlines())
+    _, out, _ = call(profile.main, "--doctor", "samsung-s-series", capsys=capsys)
+    assert f"connection: phone {phones[0].serial} answers" in out
+    assert "model: SM-G973F, Android 11" in out
 
 
 def test_doctor_asks_for_the_converter(monkeypatch, capsys):

@@ -122,7 +122,14 @@ def test_the_mask_of_the_file_comes_first():
     assert setup_mask(spec(), facts()) == 0xF0
     assert setup_mask(spec(mask="3"), facts()) == 3
     assert setup_mask(spec(), facts(tools=frozenset())) is None, "no taskset on the phone"
+    for asked, says in (({"mask": "3"}, "options.mask = '3'"), ({"cluster": "slowest"}, "options.cluster = 'slowest'")):
+        with pytest.raises(SpecError, match=f"{says}, but the phone has no `taskset`"):
+            setup_mask(spec(**asked), facts(tools=frozenset()))
+    assert setup_mask(spec(cluster="all"), facts(tools=frozenset())) is None
     assert setup_mask(spec(), facts(clusters=())) is None
+    assert setup_mask(spec(mask="f00"), facts(clusters=())) == 0xF00, "what the phone has is not told"
+    with pytest.raises(SpecError, match="mask = f00 names cores that the phone does not have: its own are ff"):
+        setup_mask(spec(mask="f00"), facts())
     with pytest.raises(SpecError, match="threads = 3, but mask 3 has 2 cores"):
         setup_mask(spec(mask="3", threads=3), facts())
     with pytest.raises(SpecError, match="threads = 5, but the fastest cluster has 4 cores"):

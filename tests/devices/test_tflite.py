@@ -89,7 +89,7 @@ def test_a_delegate_that_takes_nothing_is_an_error(tmp_path, monkeypatch, cache)
 @needs_litert
 def test_the_fingerprint_tells_what_changes_times():
     one, two = device().describe(), device(threads=2, quantization="int8", xnnpack=False).describe()
-    assert {k for k in one if one[k] != two[k]} == {"threads", "quantization", "xnnpack"}
+    assert {k for k in one if one[k] != two[k]} == {"threads", "quantization", "xnnpack", "converter"}
     assert one["runtime"].startswith("ai-edge-litert ")
 
 
@@ -124,6 +124,12 @@ def test_the_older_runtime_serves_where_only_that_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setattr(tflite.importlib.metadata, "version", lambda name: f"of {name}")
     assert tflite._runtime("tflite") == (old, "tflite-runtime of tflite-runtime")
+
+    def absent(name):
+        raise tflite.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(tflite.importlib.metadata, "version", absent)
+    assert tflite._runtime("tflite") == (old, "tflite-runtime unknown"), "built from source: no distribution"
 
 
 def test_cpu_int8_computes_in_int8_and_stays_near():

@@ -98,6 +98,33 @@ def test_a_second_profile_adds_nothing_and_a_larger_one_only_what_is_new(profile
     assert table.read_bytes().startswith(before)
 
 
+def test_what_cannot_be_prepared_is_told_with_its_reason(replay_toml, space, space_py, tmp_path, capsys):
+    recording = tmp_path / "recording.json"
+    known = json.loads(recording.read_text())
+    args = ["--device", replay_toml, "--space", space_py, "--out", tmp_path / "fake.csv", "--networks", 0]
+    recording.write_text(json.dumps(dict(list(known.items())[5:])))
+    code, out, err = call(profile.main, *args, "--budget-min", 0.02, capsys=capsys)
+    assert code == 0
+    assert err.count("no recorded seconds for") == err.count("; left out") == 3
+    assert "2 more could not be prepared" in err
+    assert "5 failed, see " in out
+    assert len(LatencyTable(tmp_path / "fake.csv").rows()) == len(known) - 5
+
+
+def test_a_profile_in_which_nothing_can_be_timed_fails(replay_toml, space, space_py, tmp_path, capsys):
+    (tmp_path / "recording.json").write_text("{}")
+    args = ["--device", replay_toml, "--space", space_py, "--out", tmp_path / "fake.csv", "--networks", 0]
+    code, out, err = call(profile.main, *args, capsys=capsys)
+    last = err.splitlines()[-1]
+    assert code == 2
+    assert last.startswith(
+        f"error: none of the {len(space.unique_ops())} workloads could be measured; the first: MBConv("
+    )
+    assert "no recorded seconds for" in last
+    assert "latency.fit" not in out
+    assert len(LatencyTable(tmp_path / "fake.csv").provenance()["sessions"][0]["failed"]) == len(space.unique_ops())
+
+
 def test_ctrl_c_keeps_what_was_measured(replay_toml, space_py, tmp_path, capsys, monkeypatch):
     append, calls = LatencyTable.append_samples, []
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from latency import verify
+from devices.onnx_cpu import export_onnx
+from devices.replay import ReplayDevice
+from latency import fit, profile, verify
+from latency.device_state import state_differences, states
 from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
+from latency.features import FEATURES, discrete_values, feature_matrix
 from latency.fitting import fit_predictor
 from latency.joint import Observation
-from latency.predictor import load_predictor
+from latency.modules import build_network
+from latency.onnx_graph import kernels_of
+from latency.predict import predict_architecture
+from latency.predictor import LatencyPredictor, load_predictor
+from latency.uncertainty import KindModel
 from tests.latency.conftest import small_space, true_s
 
 
@@ -115,6 +124,46 @@ def test_another_number_of_threads_is_named(run, tmp_path):
     assert kept["judged"]["networks"] == 9
 
 
+def test_heat_and_clocks_of_the_table_are_compared(run, tmp_path, replay_toml, space_py, monkeypatch, capsys):
+    """Profiled at 31 C, verified at 44 C, by the commands; the recalibrated predictor is one of 44 C."""
+
+    def at(celsius, mhz=None):
+        state = {"serial": "S3CRET", "heat": f"thermal status 0, CPU {celsius} C", "mhz_low_median_high": mhz}
+        monkeypatch.setattr(ReplayDevice, "state", lambda self: state, raising=False)
+
+    at(31, [1800, 2800, 2800])
+    out = tmp_path / "slow.csv"
+    args = ["--device", replay_toml, "--space", space_py, "--networks", 9, "--budget-min", 0.05, "--out", out]
+    assert profile.main([str(a) for a in args]) == 0
+    assert fit.main([str(out), "--out", str(tmp_path / "warm.pkl"), "--folds", "2", "--no-report"]) == 0
+    assert b"S3CRET" not in (tmp_path / "warm.pkl").read_bytes(), "a predictor is passed on"
+    assert load_predictor(tmp_path / "warm.pkl").provenance["device_state"][0]["heat"].endswith("31 C")
+    capsys.readouterr()
+    warm = ["--predictor", str(tmp_path / "warm.pkl")]
+    _, result, _ = run(lambda op: 1.0, *warm)
+    assert not any("temperature" in line for line in result["differences"])
+    at(44, [1800, 1900, 2800])
+    _, result, err = run(lambda op: 1.3, *warm, "--recalibrate")
+    about = [line.partition(" (")[0] for line in result["differences"]]
+    assert {"temperature: table at 31 C, here 44 C", "clock: table at 2800 MHz, here 1900 MHz"} <= set(about)
+    assert "in another state than when it was profiled: temperature: table at 31 C, here 44 C (a warm chip" in err
+    _, result, _ = run(lambda op: 1.3, "--predictor", result["recalibrated"])
+    assert not any("temperature" in line for line in result["differences"])
+
+
+def test_states_of_phones_and_sessions_are_a_range():
+    cool, warm, throttled = ({"heat": f"thermal status {s}, skin {c} C"} for s, c in ((0, 31), (0, 36), (2, 52)))
+    table = states({"a": {"serial": "a", **cool}, "b": {"serial": "b", **warm}}, None, cool)
+    assert table == [cool, warm, cool]
+    assert state_differences(table, [{"heat": "thermal status 0, AP 40 C"}]) == [], "within 5 C"
+    assert [line.partition(" (")[0] for line in state_differences(table, states(throttled))] == [
+        "temperature: table at 31 to 36 C, here 52 C",
+        "thermal status: table at 0, here 2",
+    ]
+    assert state_differences([], [throttled]) == state_differences(table, []) == []
+    assert state_differences(table, [{"heat": "thermal status not told"}]) == []
+
+
 def test_without_blocks_only_networks_are_timed(run, tmp_path):
     code, _, _ = run(lambda op: 1.0, "--no-blocks", "--random", "1")
     assert code == 0
@@ -123,12 +172,61 @@ def test_without_blocks_only_networks_are_timed(run, tmp_path):
     assert kept["gap"] == "unknown", "two networks do not tell a scale"
 
 
+@pytest.fixture(scope="module")
+def of_kernels():
+    """A predictor of the kinds of kernels in networks of `small_space`: 1 us and 0.1 ns a MAC each."""
+    space, kinds = small_space(), {}
+    for candidate in range(6):
+        ops = space.architecture([candidate] * 5).ops
+        for k in kernels_of(export_onnx(build_network(ops), ops[0].input_shape)):
+            kinds.setdefault(type(k.op).__name__, []).append(k.op)
+    model = {
+        "kind": "linear", "columns": np.array([FEATURES.index("macs")]), "coef": np.array([1e-10]), "intercept": 1e-6,
+        "floor_s": 1e-9, "std": 0.01,
+    }  # fmt: skip
+    found = {}
+    for name, ops in kinds.items():
+        values = [discrete_values(op) for op in ops]
+        discrete = {field: sorted({v[field] for v in values}) for field in values[0]}
+        x = feature_matrix(ops)
+        found[name] = KindModel(model, {}, discrete, x.min(axis=0), x.max(axis=0))
+    return LatencyPredictor("slow", found, network_rel_std=0.05)
+
+
+def test_a_predictor_of_kernels_is_checked_by_networks(run, tmp_path, of_kernels):
+    of_kernels.save(tmp_path / "kernels.pkl")
+    code, result, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "kernels.pkl"), "--random", "2")
+    assert code == 0
+    assert result["predicted_by"] == "kernels"
+    assert result["blocks_off"] == []
+    assert err.count("networks are predicted by their kernels, blocks are not compared") == 1
+    by_kernels = predict_architecture(tmp_path / "architecture.json", load_predictor(tmp_path / "kernels.pkl"))
+    assert result["predicted_ms"] == pytest.approx(by_kernels.seconds * 1e3)
+    assert len(json.loads((tmp_path / "verify.json").read_text())["random"]) == 2
+
+
+def test_networks_that_kernels_do_not_cover_whole_are_not_predicted(run, tmp_path, of_kernels):
+    depthwise = of_kernels.kinds["Depthwise"]
+    others = {name: kind for name, kind in of_kernels.kinds.items() if name != "Depthwise"}
+    replace(of_kernels, kinds=others).save(tmp_path / "kernels.pkl")
+    code, _, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "kernels.pkl"))
+    assert code == 2
+    assert "found: 5 of its" in err
+    assert "kernels are not covered: Depthwise: " in err
+    LatencyPredictor("slow", {"Linear": depthwise}).save(tmp_path / "other.pkl")
+    code, _, err = run(lambda op: 1.0, "--predictor", str(tmp_path / "other.pkl"))
+    assert code == 2
+    assert "MBConv(" in err
+    assert "was fitted on Linear; profile it" in err
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--out", "x.pkl"], "--out goes with --recalibrate"),
         (["--recalibrate", "--out", "x.csv"], "a predictor is a .pkl file"),
         (["--recalibrate", "--random", "1"], "--recalibrate needs --random 2"),
+        (["--budget-min", "1e-9"], "too few rounds for a 95 % interval: raise --budget-min"),
     ],
 )
 def test_bad_input_is_one_line(run, args, says):
@@ -155,6 +253,22 @@ def test_the_judgement_keeps_its_error_rate():
         assert np.mean([c == "mixed" for c in called]) < 0.04
     called = [judge(verdicts(0.1 + 0.06 * rng.standard_normal(9), 0.02)).kind for _ in range(100)]
     assert np.mean([c == "mixed" for c in called]) > 0.95
+
+
+def test_the_hosts_speed_is_common_to_all_networks_and_no_scatter():
+    """A gap of 4 % that the session's own speed explains is no scale; it does not hide scatter either."""
+    gaps = 0.04 + np.array([0.02, -0.02, 0.015, -0.015, 0.0])
+
+    def told(own, common):
+        wide = 0.1  # as ci_s says it, the host's speed in it
+        return [
+            Verdict(str(i), 1.0, 1e-6, 1 + g, ((1 + g) * (1 - wide), (1 + g) * (1 + wide)), (), own, common)
+            for i, g in enumerate(gaps)
+        ]
+
+    assert judge(told(0.03, 0.0)).kind == "scale"
+    assert judge(told(0.03, 0.1)).kind == "none"
+    assert judge(told(0.002, 0.1)).kind == "mixed"
 
 
 def test_blocks_share_a_factor(space):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from latency.measure import (
     warm_up,
 )
 from latency.repeat import choose, compare, repeat
-from latency.stats import spearman
+from latency.stats import median_ci, spearman
 from tests.devices.test_devices import Named
 
 
@@ -31,7 +32,7 @@ def times(n, rng):
 
 
 def run(truth, script, policy, *, seed=0, progress=None, stop_after=None):
-    """Measure `truth` (key -> seconds) on a replay device. Returns (done, progress, rounds, failed)."""
+    """Measure `truth` (key -> seconds) on a replay device. Returns (measurements, progress, rounds, failed)."""
     device = ReplayDevice(truth.__getitem__, script, seed)
     todo = [Workload(key, "op", lambda key=key: Named(key), (1,)) for key in truth]
     sessions, failed = prepare(device, todo, lambda *_: None)
@@ -44,7 +45,7 @@ def run(truth, script, policy, *, seed=0, progress=None, stop_after=None):
             raise KeyboardInterrupt
 
     progress = progress or Progress()
-    run_rounds(
+    found = run_rounds(
         sessions,
         todo,
         policy,
@@ -55,7 +56,8 @@ def run(truth, script, policy, *, seed=0, progress=None, stop_after=None):
         on_failed=lambda k, e: failed.update({k: str(e)}),
         report=lambda *_: None,
     )
-    return done, progress, rounds, failed
+    assert {m.key for m in found} == {m.key for m in done}
+    return found, progress, rounds, failed
 
 
 def test_quiet_device_is_measured_exactly():
@@ -88,19 +90,46 @@ NOISY = Script(noise_cv=0.27, drift=0.2, drift_period_s=200, slow_start_s=3.0, o
 
 
 def covered(done, truth):
-    """Share of 95 % intervals that hold the truth, the host's common speed over the whole run taken out."""
+    """Share of 95 % intervals that hold the truth, as they are told and with what they have in common taken out."""
     truths = np.array([truth[m.key] for m in done])
+    low, high = np.array([m.ci_s for m in done]).T
+    own_low, own_high = np.array([median_ci(m.corrected_s) for m in done]).T
     scale = np.median(np.array([m.median_s for m in done]) / truths)
-    low, high = np.array([m.ci_s for m in done]).T / scale
-    return np.mean((low <= truths) & (truths <= high))
+    told = np.mean((low <= truths) & (truths <= high))
+    return told, np.mean((own_low / scale <= truths) & (truths <= own_high / scale))
 
 
-def test_intervals_on_a_noisy_drifting_device_hold_the_truth():
-    """cv 27 %, +-20 % drift, a 2 x slow start, 5 % outliers of 10 x: 95 % intervals cover >= 93 % of 300 workloads."""
-    truth = times(300, np.random.default_rng(2))
-    done, _, _, _ = run(truth, NOISY, Policy(target=0.05, max_rounds=160))
+@pytest.mark.parametrize(("seed", "slow_start_s"), [(2, 3.0), (7, 120.0)])
+def test_intervals_on_a_noisy_drifting_device_hold_the_truth(seed, slow_start_s):
+    """cv 27 %, +-20 % drift, 5 % outliers of 10 x: 95 % intervals cover >= 93 % of 300 workloads.
+
+    Warming up takes some 40 s at full speed: with a slow start of 120 s the whole first round is 2 x slow. These seeds
+    were the worst: 77 and 73 % of the intervals, as told, held the truth when the scale was the median of the rounds.
+    """
+    truth = times(300, np.random.default_rng(seed))
+    script = replace(NOISY, slow_start_s=slow_start_s)
+    done, _, _, _ = run(truth, script, Policy(target=0.05, max_rounds=160), seed=seed)
     assert len(done) == 300
-    assert covered(done, truth) >= 0.93
+    told, rescaled = covered(done, truth)
+    assert told >= 0.93
+    assert rescaled >= 0.93
+    widths = np.array([[m.half_width, np.diff(m.ci_s)[0] / 2 / m.median_s] for m in done])
+    assert np.median(widths[:, 1] / widths[:, 0]) < 1.1, "and it is not width that makes it so"
+
+
+def test_early_and_late_results_are_on_one_scale_and_the_intervals_know_it():
+    """A drift so slow that the first to finish see another host than the last: rows apart by 13 to 22 %."""
+    truth = times(60, np.random.default_rng(0))
+    script = Script(noise_cv=0.05, drift=0.2, drift_period_s=400)
+    done, _, _, _ = run(truth, script, Policy(max_rounds=160))
+    ratio = np.array([m.median_s / truth[m.key] for m in done])
+    n = np.array([len(m.samples_s) for m in done])
+    early = n <= np.quantile(n, 0.3)
+    assert abs(ratio[early].mean() / ratio[~early].mean() - 1) < 0.01
+    told, _ = covered(done, truth)
+    assert told >= 0.93
+    assert all(m.flags == ("warm",) for m in done), "the stop looks at the samples alone: drift cannot keep it waiting"
+    assert all(m.scale > 0.05 for m in done)
 
 
 def test_a_ranking_of_workloads_2_percent_apart_survives_the_noise():
@@ -108,7 +137,9 @@ def test_a_ranking_of_workloads_2_percent_apart_survives_the_noise():
     shuffled = {k: truth[k] for k in np.random.default_rng(2).permutation(list(truth))}
     done, _, _, _ = run(shuffled, NOISY, Policy(target=0.02, max_rounds=400))
     assert spearman(np.array([m.median_s for m in done]), np.array([truth[m.key] for m in done])) >= 0.99
-    assert covered(done, truth) >= 0.85
+    told, rescaled = covered(done, truth)
+    assert rescaled >= 0.85, "of 60, that stop when their intervals are narrow"
+    assert told >= 0.93
 
 
 def test_done_workloads_meet_the_target_and_the_rest_is_flagged():
@@ -116,8 +147,7 @@ def test_done_workloads_meet_the_target_and_the_rest_is_flagged():
     done, _, _, _ = run(truth, Script(noise_cv=0.27), Policy(target=0.02, max_rounds=30))
     assert len(done) == 20
     for m in done:
-        low, high = m.ci_s
-        assert ("noisy" in m.flags) == ((high - low) / 2 / m.median_s > 0.02)
+        assert ("noisy" in m.flags) == (m.half_width > 0.02)
     assert any("noisy" in m.flags for m in done)
 
 
@@ -248,3 +278,4 @@ def test_what_changes_from_session_to_session_is_found():
 def test_a_twentieth_is_repeated_and_never_too_few(have, taken):
     todo = [Workload(f"w{i}", "op", lambda: Named("x"), (1,)) for i in range(have)]
     assert len({w.key for w in choose(todo, random.Random(0))}) == taken
+    assert len(choose(todo, random.Random(0), width=2)) == min(have, max(16, taken)), "as many for each phone"

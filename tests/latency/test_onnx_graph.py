@@ -17,7 +17,8 @@ from latency.kernel_networks import build_draw
 from latency.kernel_profile import kernel_seconds
 from latency.kernel_space import ZOO, draw
 from latency.kernels import Copy, Gemm, View
-from latency.onnx_file import OnnxError, read_onnx
+from latency.onnx_check import OnnxError
+from latency.onnx_file import read_onnx
 from latency.onnx_graph import kernels_of
 from latency.onnx_parts import RULES
 
@@ -230,7 +231,7 @@ RELU = helper.make_node("Relu", ["x"], ["y"], name="act")
         (model_of([helper.make_node("Magic", ["x"], ["y"], name="m", domain="com.acme")]), "node 'm' is com.acme.Magic: only ops of the ONNX domain"),
         (model_of([RELU], inputs=[("x", ["N", 3, "H", "W"])]), r"input 'x' is dynamic \(N x 3 x H x W\): fix it with --input-shape x=1,3,224,224"),
         (model_of([helper.make_node("NonZero", ["x"], ["y"], name="nz")]), "'y' .node 'nz', NonZero. depends on data"),
-        (model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], weights=[("w", [3, 3])]), "do not fit together|depends on data"),
+        (model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], weights=[("w", [3, 3])]), "do not fit together|its first operand has 4 columns, its second 3 rows"),
     ],
 )  # fmt: skip
 def test_each_error_has_its_message(model, says, tmp_path):
@@ -240,6 +241,65 @@ def test_each_error_has_its_message(model, says, tmp_path):
         kernels_of(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def one(op, *inputs, weights=(), x=(1, 8, 4, 4), **attrs):
+    """A model of one node, 'n', of `op`."""
+    return model_of([helper.make_node(op, list(inputs), ["y"], name="n", **attrs)], [("x", list(x))], weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (one("Relu", "nowhere"), "node 'n' .Relu. takes 'nowhere', which nothing makes"),
+        (model_of([RELU, helper.make_node("Relu", ["z"], ["h"]), helper.make_node("Relu", ["y"], ["z"], name="late")]), "takes 'z', which only node 'late' makes"),
+        (model_of([RELU], outputs=("out",)), "its output 'out' is made by no node"),
+        (one("Conv", "x", "w", x=(1, 5, 8, 8), weights=[("w", [16, 3, 3, 3])]), "its input has 5 channels, its weights take 3 .'x' is 1 x 5 x 8 x 8 and 'w' is 16 x 3 x 3 x 3"),
+        (one("Conv", "x", "w", weights=[("w", [8, 2, 3, 3])], group=2), "has 8 channels, its weights take 4 in 2 groups"),
+        (one("Conv", "x", "w", weights=[("w", [9, 4, 3, 3])], group=2), "9 channels of its weights do not split into 2"),
+        (one("Conv", "x", "w", weights=[("w", [8, 8, 3])]), "the same number of dimensions"),
+        (one("Conv", "x", "w", weights=[("w", [8, 8, 3, 3])], kernel_shape=[5, 5]), "its kernel_shape is 5 x 5, its weights are of 3 x 3"),
+        (one("Conv", "x", "w", "b", weights=[("w", [4, 8, 3, 3]), ("b", [8])]), "its bias is 8, it makes 4 channels"),
+        (one("ConvTranspose", "x", "w", weights=[("w", [4, 8, 2, 2])]), "has 8 channels, its weights take 4"),
+        (one("Gemm", "x", "w", x=(1, 7), weights=[("w", [10, 8])], transB=1), "has 7 channels, its weights take 8"),
+        (one("Gemm", "x", "w", weights=[("w", [8, 8])]), "of 2 dimensions"),
+        (one("MatMul", "x", "w", x=(2, 5, 7), weights=[("w", [8, 3])]), "first operand has 7 columns, its second 8 rows"),
+        (one("MatMul", "x", "w", x=(2, 5, 7), weights=[("w", [3, 7, 4])]), "their batches do not fit"),
+        (one("Add", "x", "w", weights=[("w", [3])]), "'x' is 1 x 8 x 4 x 4 and 'w' is 3, which do not fit"),
+    ],
+)  # fmt: skip
+def test_an_invalid_graph_is_no_network(model, says, tmp_path):
+    """Runtimes refuse each; a number for one would be of a network that cannot run."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    with pytest.raises(OnnxError, match=says) as error:
+        kernels_of(path)
+    assert str(path) in str(error.value)
+    assert "node 'n'" in str(error.value) or says.startswith(("takes", "its output"))
+
+
+def test_what_onnx_allows_is_not_called_invalid():
+    """Inputs left out, names of the outer graph in a subgraph, weights that are inputs too, numbers that spread."""
+    relu = helper.make_graph([helper.make_node("Relu", ["h"], ["o"])], "then", [], [helper.make_empty_tensor_value_info("o")])  # fmt: skip
+    same = helper.make_graph([helper.make_node("Identity", ["x"], ["p"])], "else", [], [helper.make_empty_tensor_value_info("p")])  # fmt: skip
+    branch = helper.make_node("If", ["flag"], ["y"], then_branch=relu, else_branch=same)
+    nodes = [helper.make_node("Clip", ["x", "", "top"], ["h"]), branch]
+    inputs = [("x", [1, 8, 4, 4]), ("top", [])]
+    model = onnx.ModelProto.FromString(model_of(nodes, inputs, [("top", [])]))
+    model.graph.initializer.append(helper.make_tensor("flag", TensorProto.BOOL, [], [True]))
+    assert kernels_of(model.SerializeToString())
+    model.graph.node[1].attribute[0].g.node[0].input[0] = "nowhere"
+    with pytest.raises(OnnxError, match="takes 'nowhere', which nothing makes"):
+        kernels_of(model.SerializeToString())
+    for fits in (
+        one("Conv", "x", "w", "b", weights=[("w", [16, 4, 3, 3]), ("b", [16])], group=2),
+        one("ConvTranspose", "x", "w", "b", weights=[("w", [8, 3, 2, 2]), ("b", [6])], group=2),
+        one("Gemm", "x", "w", "b", x=(8, 1), weights=[("w", [4, 8]), ("b", [4])], transA=1, transB=1),
+        one("MatMul", "x", "w", x=(2, 5, 7), weights=[("w", [1, 7, 4])]),
+        one("MatMul", "x", "w", x=(5, 7), weights=[("w", [7])]),
+        one("Add", "x", "w", weights=[("w", [8, 1, 1])]),
+    ):
+        assert all(k.op is not None for k in kernels_of(fits, RULES["other"]))
 
 
 def test_no_such_file(tmp_path):

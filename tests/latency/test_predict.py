@@ -240,7 +240,7 @@ def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch
     small = tuple(f for f in ZOO if f.name in ("resnet18", "mobilenetv2"))
     monkeypatch.setattr(kernel_space, "ZOO", small)
     table = tmp_path / "cpu.csv"
-    args = ["--space", "kernels", "--networks", 6, "--budget-min", 0.04, "--out", table, "--target-ci", 0.2]
+    args = ["--space", "kernels", "--networks", 6, "--budget-min", 0.08, "--out", table, "--target-ci", 0.2]
     args = list(map(str, args))
     assert profile.main([*args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["networks"] == 6

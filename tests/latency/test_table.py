@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from latency.fit_sources import observations
 from latency.ops import network_text
 from latency.table import COLUMNS, LatencyTable, Row, TableError, parse_row
 from tests.latency.test_ops import ops
@@ -124,3 +128,29 @@ def test_other_damage(table, tmp_path):
 def test_garbage_rows_are_named_errors(cells):
     with pytest.raises(TableError):
         parse_row(cells)
+
+
+def test_settled_rows_take_their_places_and_no_other_line_changes(table):
+    """Two sessions; of the second, a row is put anew."""
+    assert table.start(FINGERPRINT, ABOUT) == 2
+    second = replace(one_row(3), session=2)
+    for row in (second, replace(one_row(4), session=2)):
+        table.append(row)
+    before = table.path.read_bytes().split(b"\n")
+    table.settle([replace(second, median_s=1.5e-3, n=99), replace(one_row(1), session=2, n=7)])
+    after = table.path.read_bytes().split(b"\n")
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, True, True, False, True, True]
+    assert table.rows()[2] == replace(second, median_s=1.5e-3, n=99)
+
+
+def test_what_all_rows_have_in_common_is_left_out_for_fits(table):
+    """By hand: 0.05 told, 0.04 of it common, 0.03 its own."""
+    told = replace(one_row(), median_s=1.0, ci_low_s=math.exp(-0.05), ci_high_s=math.exp(0.05))
+    assert told.own_half_s(0.04) == pytest.approx(math.sinh(0.03))
+    assert told.own_half_s(0.0) == pytest.approx(math.sinh(0.05))
+    assert told.own_half_s(1.0) == 0
+    assert replace(told, flags=("in_context",)).own_half_s(0.04) == pytest.approx(math.sinh(0.05))
+    assert table.scales() == {}, "tables of older versions say nothing of it"
+    table.update_session(scale=0.04)
+    assert table.scales() == {1: 0.04}
+    assert [o.stderr_s for o in observations(table)] == pytest.approx([r.own_half_s(0.04) / 1.96 for r in table.rows()])

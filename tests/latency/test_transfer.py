@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from latency import fit, profile
-from latency.joint import Observation, fit_joint
+from latency import fit, pickles, profile
+from latency.fit_errors import judged
+from latency.joint import JointFit, Observation, fit_joint
 from latency.ops import Linear, mbconv
-from latency.predictor import UnsupportedOp, from_fit, load_predictor
+from latency.predictor import LatencyPredictor, UnsupportedOp, from_fit, load_predictor
 from latency.space import load_space
 from latency.stats import mape, spearman
-from latency.transfer import TransferError, check_sources, fit_from, mix, most_informative
+from latency.transfer import AROUND, TransferError, _lean, check_sources, fit_from, mix, most_informative
 from tests.latency.conftest import small_space
 from tests.latency.test_evidence import networks, predictor_of
 
@@ -128,6 +130,62 @@ def test_too_few_networks_or_an_unknown_op_is_said(known):
         check_sources(known, [Observation((op, op), 1e-3, 0.0)] * 3)
 
 
+def test_a_chain_of_transfers_is_saved_or_refused_before_the_fit(tmp_path):
+    """Each generation holds the one before; once they nest too deep for a file, it is said before anything is fitted."""
+    space = small_space(blocks=2)
+    chains = [space.architecture([i, j]).ops for i in range(6) for j in range(6)]
+    few = [Observation(c, sum(1e-5 * op.mid_channels * op.kernel for op in c), 0.0) for c in chains[::6]]
+    source = predictor_of(fit_joint(few, calibrate=False))
+    for generation in range(5):
+        check_sources([source], few)
+        made = predictor_of(fit_from([source], few))
+        made.save(tmp_path / f"g{generation}.pkl")
+        source = load_predictor(tmp_path / f"g{generation}.pkl")
+        assert source.network_s(chains[1]) == made.network_s(chains[1])
+    assert (tmp_path / "g4.pkl").stat().st_size < 2**18, "what serves a source's standard errors only is left out"
+    (name,) = source.kinds
+    while pickles.depth(source.kinds[name].model) + AROUND <= pickles.MAX_DEPTH:
+        made = replace(source, kinds={name: wrapped(source.kinds[name])})
+        made.save(tmp_path / "deep.pkl")
+        source = load_predictor(tmp_path / "deep.pkl")
+    with pytest.raises(TransferError, match=r"deep\.pkl: transferred from transferred predictors too many times"):
+        check_sources([source], few)
+
+
+def wrapped(kind):
+    """`kind` as a transfer from it has it, without the fit."""
+    models = {"kind": "mixture", "models": [kind.model], "weights": np.ones(1), "floor_s": 1e-9}
+    return replace(kind, model={**kind.model, "prior": models})
+
+
+def test_what_serves_standard_errors_only_is_left_out_at_every_level():
+    evidence = {"kind": "evidence", "v": np.ones((4, 3)), "prior": {"kind": "work", "weights": np.ones(5)}}
+    trees = {"kind": "trees", "value": np.ones(2), "prior": {"kind": "mixture", "models": [evidence]}}
+    model = {
+        "kind": "context",
+        "model": {"kind": "blend", "std": 0.1, "models": [evidence, trees]},
+        "rates": np.ones(2),
+    }
+    lean = _lean(model)["model"]["models"]
+    assert lean[0]["v"].shape == lean[1]["prior"]["models"][0]["v"].shape == (4, 0)
+    assert evidence["v"].shape == (4, 3), "the source stays as it is"
+
+
+def test_intervals_of_networks_left_out_are_as_wide_as_the_others_errors():
+    """One outlier of 20: its own interval is that of the others, which do not know of it, and misses it."""
+    chains = [c.candidates for c in small_space(blocks=4).choices] * 5
+    nets = [Observation(c, 1.0, 0.0) for c in chains]
+    error = np.array([0.01, -0.01] * 10)
+    error[7] = 0.5
+    joint = JointFit({}, 0.0, 1.0, {}, error, np.full(20, 0.01))
+    found = judged(LatencyPredictor("new", {}), joint, nets, [])
+    assert found.how == "left out in turn"
+    assert found.predicted_s * (1 + error) == pytest.approx(found.measured_s)
+    relative = found.std_s / found.predicted_s
+    assert relative[7] < 0.02 < np.median(relative)
+    assert judged(LatencyPredictor("new", {}), replace(joint, loo_error=np.empty(0)), nets, []).how == ""
+
+
 def call(main, *args, capsys):
     code = main([str(a) for a in args])
     out = capsys.readouterr()
@@ -150,12 +208,20 @@ def test_profile_few_then_fit_from_others(replay_toml, space_py, space, tmp_path
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["networks"] == 6
-    assert "left out in turn" in err
+    assert "6 networks, none held out, each left out of the fit in turn: MAPE" in err
+    assert "nominal 90 % intervals hold" in err
     loaded = load_predictor(tmp_path / "new.pkl")
     assert loaded.provenance["transfer_from"] == ["fake"]
     assert loaded.provenance["fingerprint"]["runtime"] == "replay"
     page = (tmp_path / "new.html").read_text()
+    errors = loaded.provenance["errors"]
+    assert (errors["networks_test"], errors["network_mape"], errors["network_how"]) == (0, None, "left out in turn")
+    assert errors["network"]["n"] == 6
+    assert errors["network"]["mape"] == pytest.approx(errors["network_loo_mape"])
+    assert 0 <= errors["network"]["coverage_90"] <= 1
     assert "6 networks, each left out of a fit in turn" in page
+    assert "No network was held out" in page
+    assert f"<td>inside nominal 90 % intervals</td><td>{errors['network']['coverage_90']:.2%}</td>" in page
     assert "nominal share of an interval" in page
 
 
@@ -168,12 +234,23 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
     assert json.loads(out)["device"] == "titan_rtx_1"
     assert json.loads(out)["networks"] == 60
     assert json.loads(out)["network_mape"] < 0.015
+    assert load_predictor(tmp_path / "t.pkl").provenance["errors"]["network_how"] == "held out"
     assert not (tmp_path / "t.html").exists()
     assert (tmp_path / "t.pkl").stat().st_size < 2**20
     predictor = load_predictor(tmp_path / "t.pkl")
     seconds, std = predictor.network_s(load_space("fbnet").random(random.Random(0)).ops)
     assert 0.005 < seconds < 0.02
     assert 0 < std < 0.05 * seconds
+
+
+@pytest.mark.parametrize(("n", "warned"), [(3, True), (9, True), (10, False)])
+def test_few_networks_alone_are_warned_of(n, warned, space_py, tmp_path, capsys):
+    path = tmp_path / "few.csv"
+    path.write_text("arch,a_ms\n" + "".join(f"{i % 6}{i // 6}{i % 5}00,{1 + i / 10}\n" for i in range(n)))
+    args = ["--networks", path, "--space", space_py, "--column", "a_ms", "--out", tmp_path / "f.pkl", "--no-report"]
+    code, _, err = call(fit.main, *args, capsys=capsys)
+    assert code == 0
+    assert (f"warning: {path}: {n} different networks, no op timed alone: below 10" in err) is warned
 
 
 @pytest.mark.parametrize(
@@ -190,6 +267,10 @@ def test_fit_from_a_file_of_networks(shared_data, tmp_path, capsys):
         (["--networks", "bad.csv", "--space", "fbnet", "--column", "a_ms"], "bad.csv line 3: '12' "),
         (["--networks", "zero.csv", "--space", "fbnet", "--column", "a_ms"], "zero.csv line 2: a_ms = -1 is not a positive time"),
         (["--networks", "digit.csv", "--space", "fbnet", "--column", "a_ms"], "has 9 candidates, got index 9"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "bad.csv/x.pkl"], "cannot write bad.csv/x.pkl"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms", "--out", "."], "it is a folder"),
+        (["--networks", "ok.csv", "--space", "fbnet", "--column", "a_ms"], "ok.csv: 1 different network, no op timed alone; at least 3"),
+        (["--networks", "two.csv", "--space", "fbnet", "--column", "a_ms"], "two.csv: 2 different networks, no op timed alone; at least 3"),
         (["--networks", "bad.csv", "--space", "fbnett", "--column", "a_ms"], "did you mean 'fbnet'?"),
     ],
 )  # fmt: skip
@@ -197,6 +278,8 @@ def test_bad_input_is_one_line_and_exit_2(args, says, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     good = "0" * 22
     (tmp_path / "bad.csv").write_text(f"arch,a_ms\n{good},1.5\n12 ,1.0\n")
+    (tmp_path / "ok.csv").write_text("arch,a_ms\n" + f"{good},1.5\n" * 12)
+    (tmp_path / "two.csv").write_text(f"arch,a_ms\n{good},1.5\n{'1' * 22},1.5\n{good},1.6\n")
     (tmp_path / "zero.csv").write_text(f"arch,a_ms\n{good},-1\n")
     (tmp_path / "digit.csv").write_text(f"arch,a_ms\n{'9' * 22},1\n")
     (tmp_path / "a.pkl").write_bytes(b"")

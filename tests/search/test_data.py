@@ -225,6 +225,41 @@ def test_a_folder_without_parquet_or_with_a_broken_one(tmp_path: Path) -> None:
         load_data(f"parquet:{tmp_path}", image_size=6)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_parquet_files_that_do_not_belong_together_say_which(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], stream: bool
+) -> None:
+    """The file, also where only the kind of labels differs, and nothing of what `datasets` logs."""
+    for i in range(3):
+        write_parquet(tmp_path / f"part{i}.parquet", {"img": cells(6), "label": [0, 1, 2] * 2})
+    odd = tmp_path / "a_table.parquet"
+    write_parquet(odd, {f"c{i}": [1.0] for i in range(9)})
+    reading = Reading(stream=stream)
+    with pytest.raises(
+        DataError, match=r"a_table\.parquet has columns c0, .*c5 and 3 more, other files have img, label"
+    ):
+        load_data(f"parquet:{tmp_path}", image_size=6, reading=reading)
+    odd.write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match=r"a_table\.parquet cannot be read"):
+        load_data(f"parquet:{tmp_path}", image_size=6, reading=reading)
+    write_parquet(odd, {"img": cells(6), "label": ["x", "y", "z"] * 2})
+    with pytest.raises(DataError, match=r"a_table.* has columns img, label \(text\), .* have img, label \(numbers\)"):
+        load_data(f"parquet:{tmp_path}", image_size=6, reading=reading)
+    assert capfd.readouterr().err == ""
+
+
+def test_parquet_that_datasets_cannot_join_tells_the_cause_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_parquet(tmp_path / "a.parquet", {"img": cells(6), "label": [0, 1, 2] * 2, "more": [1] * 6})
+    write_parquet(tmp_path / "b.parquet", {"img": cells(6), "label": [0, 1, 2] * 2, "more": ["x"] * 6})
+    with pytest.raises(DataError, match="cannot be read: ArrowInvalid: Failed to parse string") as raised:
+        load_data(f"parquet:{tmp_path}", image_size=6, reading=Reading(stream=False))
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
 def test_imagefolder_without_classes(tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(png(i))
@@ -317,6 +352,23 @@ def test_corrupt_images_are_named_counted_and_left_out(tmp_path: Path, kind: str
 
     with pytest.raises(DataError, match=r"cannot be decoded .*that makes 2, and --max-corrupt is 1"):
         read_all()
+
+
+def test_an_image_that_its_decoder_stumbles_over_is_a_corrupt_one(tmp_path: Path) -> None:
+    """A TIFF whose width is of type 5, a fraction: Pillow 13.0 raises TypeError, which is not among what it documents."""
+    from PIL import Image
+
+    folder = photos(tmp_path / "x", 40)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((24, 24, 3), 7, dtype=np.uint8)).save(buffer, "tiff")
+    broken = bytearray(buffer.getvalue())
+    broken[72] = 5
+    (folder / "ape" / "99.tif").write_bytes(broken)
+    said: list[str] = []
+    data = load_data(f"imagefolder:{folder}", image_size=16, reading=Reading(warn=said.append))
+    assert sum(map(len, (data.train, data.validation, data.test))) == 40
+    (line,) = said
+    assert "99.tif cannot be decoded" in line
 
 
 def test_a_batch_is_filled_up_where_an_image_is_corrupt(tmp_path: Path) -> None:

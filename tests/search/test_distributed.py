@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,10 +15,12 @@ import torch
 
 import latency.predictor
 from devices.errors import UserError
-from search import checkpoint, distributed, run, strategies
+from latency.console import Ui
+from search import checkpoint, distributed, options, run, strategies
 from tests.conftest import ROOT
 from tests.search.conftest import SPACE_FILE, FakePredictor
-from tests.search.together import everything, in_group
+from tests.search.test_data import photos
+from tests.search.together import BAD, PHOTOS, everything, in_group
 
 ROUNDING = 1e-4  # absolute, on alphas, probabilities and weights of order 1, after a few steps in float32
 
@@ -35,6 +38,8 @@ def largest_difference(a: Any, b: Any) -> float:
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]:
     """What `together.everything` finds in one process, and in each of two of a gloo group."""
     folder = tmp_path_factory.mktemp("group")
+    photos(folder / "photos", PHOTOS, BAD)
+    (folder / "again").symlink_to(folder / "photos")
     torch.multiprocessing.start_processes(in_group, (str(folder), 2), nprocs=2, start_method="spawn")
     return everything(), [torch.load(folder / f"2-{rank}.pt") for rank in range(2)]
 
@@ -45,6 +50,16 @@ def test_two_processes_find_the_alphas_of_one(name: str, found: tuple[dict, list
     assert torch.equal(two[0][name]["alpha"], two[1][name]["alpha"])
     assert largest_difference(two[0][name]["weights"], two[1][name]["weights"]) == 0
     assert largest_difference(one[name], two[0][name]) < ROUNDING
+
+
+def test_in_float64_two_processes_search_the_shipped_space_as_one_does(found: tuple[dict, list[dict]]) -> None:
+    """Maps of 1x1 after 21 blocks enlarge rounding so much that float32 shows nothing here; of 1e-16 little is left."""
+    one, two = found[0]["deep"], [r["deep"] for r in found[1]]
+    assert largest_difference(two[0], two[1]) == 0
+    assert two[0]["loss"] == pytest.approx(one["loss"], rel=1e-9)
+    assert largest_difference(one["alpha"], two[0]["alpha"]) < 1e-8
+    assert largest_difference(one["weights"], two[0]["weights"]) < 1e-8
+    assert float(one["alpha"].std()) > 1e-3  # it has moved
 
 
 def test_batch_norm_over_two_processes_is_batch_norm(found: tuple[dict, list[dict]]) -> None:
@@ -64,6 +79,31 @@ def test_what_the_processes_tell_each_other(found: tuple[dict, list[dict]]) -> N
     for r in two:
         assert r["differ"].startswith("after step 7 of search, process 1 of 2 holds other numbers")
     assert [r["failed"] for r in two] == [("UserError", "no such folder"), ("Elsewhere", "no such folder")]
+
+
+def test_processes_count_corrupt_images_together_and_tell_each_once(found: tuple[dict, list[dict]]) -> None:
+    _, two = found
+    assert all(r["said"] for r in two)  # each has met some in its part
+    said = sorted(line for r in two for line in r["said"])
+    names = [line.split(" cannot be decoded ")[0].rpartition("/")[2] for line in said]
+    assert sorted(names) == sorted(f"{i:02}.jpg" for i in BAD)
+    counts = [int(line.split("left out, ")[1].split()[0]) for line in said]
+    assert sorted(counts) == [1, 2, 3, 4, 5, 6]
+    assert any("that makes 6, and --max-corrupt is 5" in r.get("too many", "") for r in two)  # no process met six
+
+
+def test_a_silent_process_still_tells_the_corrupt_images_it_meets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos(tmp_path / "photos") / "ape" / "02.jpg").write_text("no image")
+    ui = Ui()
+    ui.warn = lambda text: None  # type: ignore[method-assign]  # as in all processes but 0
+    flags = ["--data", f"imagefolder:{tmp_path}/photos", "--image-size", "8"]
+    made = argparse.ArgumentParser()
+    options.add_data(made)
+    options.data_of(made.parse_args(flags), ui, channels=3, seed=0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ape/02.jpg cannot be decoded (cannot identify image file): left out, 1 so far" in line  # and no address
 
 
 def test_one_process_needs_no_group() -> None:

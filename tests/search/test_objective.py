@@ -81,7 +81,7 @@ def test_dual_ascent_drives_expected_latency_to_the_target_from_both_sides(targe
             )
             with torch.no_grad():
                 alpha -= 0.1 * grad
-            dual = dual.step(float(expected_latency_s(torch.softmax(alpha, 1), cost, 0.0)), target)
+            dual = dual.step(float(expected_latency_s(torch.softmax(alpha.detach(), 1), cost, 0.0)), target)
         assert float(expected.detach()) == pytest.approx(target, rel=1e-3)
         assert dual.value == pytest.approx(pull * target, rel=0.02)  # where both gradients balance: lambda/T = pull
 

@@ -180,6 +180,17 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
         load_weights(path)
 
 
+def test_several_processes_are_refused_by_one_of_them(cli, arch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, told in (("0", "without torchrun"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        code, _, err = cli(train, "--arch", arch, *SMALL)
+        assert code == 2
+        assert told in err
+        assert len(err.splitlines()) == bool(told)
+    assert not (arch.parent / "trained").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,15 +13,18 @@ from torch import nn
 
 import latency.predictor
 from devices.errors import UserError
+from latency.space import load_space
 from search import distributed, run, strategies
 from search.batchnorm import statistics, together
 from search.costs import make_costs
+from search.data import Reading, load_data
 from search.lean import lean
 from search.recipe import Recipe
 from search.state import start
 from search.trainer import SearchPhase
 from tests.search.conftest import FakePredictor, make_data, make_space
 
+PHOTOS, BAD = 48, (3, 4, 20, 30, 31, 41)
 RECIPE = Recipe(
     batch_size=16, warmup_steps=3, search_steps=6, train_steps=4, alpha_every=2, alpha_lr=0.1, dual_rate=1.0
 )
@@ -47,13 +51,29 @@ def in_group(rank: int, folder: str, world: int) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(everything(), Path(folder) / f"{world}-{rank}.pt")
+    torch.save(everything() | corrupt(Path(folder)), Path(folder) / f"{world}-{rank}.pt")
     distributed.end()
+
+
+def corrupt(folder: Path) -> dict:
+    """What this process says of the corrupt images in FOLDER/photos, and where one fewer may be corrupt (FOLDER/again)."""
+    found: dict = {"said": []}
+    for name, limit in (("photos", len(BAD)), ("again", len(BAD) - 1)):
+        reading = Reading(max_corrupt=limit, stream=True, warn=found["said"].append if name == "photos" else print)
+        data = load_data(f"imagefolder:{folder}/{name}", image_size=8, reading=reading)
+        try:
+            for split in (data.train, data.validation, data.test):
+                for _ in range(2):  # an image is told once
+                    split.fetch(distributed.share(range(len(split))))
+        except UserError as error:
+            found["too many"] = str(error)
+        dist.barrier()
+    return found
 
 
 def everything() -> dict:
     """Alphas and weights after a short search by each strategy; batch norm; and what only several processes can show."""
-    found: dict = {"norm": _norm(together_=True)}
+    found: dict = {"norm": _norm(together_=True), "deep": deep()}
     for name in strategies.names():
         supernet = _search(name).state.supernet
         found[name] = {"alpha": supernet.alpha_LK.detach(), "weights": dict(supernet.state_dict())}
@@ -72,6 +92,27 @@ def everything() -> dict:
         except UserError as error:
             found["failed"] = type(error).__name__, str(error)
     return found
+
+
+def deep() -> dict:
+    """Alphas and weights after two weight steps and an alpha step in the shipped space of 21 blocks, maps down to 1x1.
+
+    In float64, where what is left of rounding cannot hide a difference of the algorithm.
+    """
+    space, recipe = (
+        load_space("proxyless"),
+        replace(RECIPE, warmup_steps=1, search_steps=1, alpha_every=1),
+    )
+    costs = make_costs(space, FakePredictor())
+    target_s = 0.8 * costs.expected_s(costs.uniform_LK)
+    state = start(space, costs, num_classes=3, target_s=target_s, recipe=recipe, seed=0)
+    state.supernet.double().stem.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    counts = [len(c.candidates) for c in space.choices]
+    phase = SearchPhase(state, strategies.load("proxyless-g"), make_data(size=32), recipe, counts)
+    together(lean(state.supernet))
+    rows = [phase.advance() for _ in range(phase.total)]
+    weights = {name: w for name, w in state.supernet.state_dict().items() if w.ndim < 4}  # of norms; and the classifier
+    return {"alpha": state.supernet.alpha_LK.detach(), "weights": weights, "loss": [row["loss"] for row in rows]}
 
 
 def _fail() -> None:
