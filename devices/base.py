@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+FEWEST = 8  # workloads timed in one column of a round: with fewer there is no telling the column from the workload
+
+
 class DeviceUnavailable(UserError):
     """The target cannot be reached or its runtime is not installed; the message says what was looked for."""
 

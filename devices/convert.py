@@ -133,13 +133,13 @@ def content_hash(
     def add(*parts: object) -> None:
         digest.update("\0".join(map(str, parts)).encode() + b"\n")
 
-    add(FORMAT, tuple(input_shape), quantization, _version("torch"), _version("litert-torch"))
+    add(FORMAT, tuple(input_shape), quantization, version("torch"), version("litert-torch"))
     for name, part in module.named_modules():
         kind = type(part)
         settings = {k: v for k, v in vars(part).items() if k[0] != "_" and k not in ("key", "training")}
         add(name, kind.__module__, kind.__qualname__, sorted((k, repr(v)) for k, v in settings.items()), _code(kind))
     if quantization != "fp32":
-        add(_version("ai-edge-quantizer"))
+        add(version("ai-edge-quantizer"))
     saved = module.state_dict()
     passing = {name: value for name, value in module.named_buffers() if name not in saved}  # persistent=False
     for name, value in (saved | passing).items():
@@ -160,17 +160,18 @@ def _code(kind: type) -> str:
         return ""
 
 
-def _version(package: str) -> str:
+def version(distribution: str, otherwise: str = "absent") -> str:
+    """Of what is installed; `otherwise` where it is not, or not as a distribution of this name."""
     try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "absent"
+        return otherwise
 
 
 def versions(quantization: str) -> str:
     """What makes the files, for the fingerprint of a device: another version may make other kernels of the same op."""
     names = ["litert-torch", *(["ai-edge-quantizer"] if quantization != "fp32" else [])]
-    return ", ".join(f"{name} {_version(name)}" for name in names)
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def check_installed() -> str:
@@ -180,7 +181,7 @@ def check_installed() -> str:
             "litert-torch, which makes .tflite files of torch modules, is not installed: "
             "pip install 'metronome-nas[tflite]'"
         )
-    return f"litert-torch {_version('litert-torch')}"
+    return f"litert-torch {version('litert-torch')}"
 
 
 def _frozen(module: nn.Module) -> bytes:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from devices.adb_states import PhoneUnavailable
 from devices.android import AndroidDevice, AndroidSession
-from devices.base import DeviceError
+from devices.base import FEWEST, DeviceError
 from devices.phone_runner import quietly
 
 if TYPE_CHECKING:
     from torch import nn
-
-FEWEST = 8  # workloads in a column that tell its factor; latency/stats.py asks for as many
 
 
 class GroupSession:

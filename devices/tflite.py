@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import time
@@ -30,19 +29,11 @@ def _runtime(name: str) -> tuple[Any, str]:
             module = importlib.import_module(f"{package}.interpreter")
         except ImportError:
             continue
-        return module, f"{distribution} {_version(distribution)}"
+        return module, f"{distribution} {convert.version(distribution, 'unknown')}"
     raise DeviceUnavailable(
         f"device {name} needs LiteRT: neither {' nor '.join(RUNTIMES)} can be imported; "
         "pip install 'metronome-nas[tflite]'"
     )
-
-
-def _version(distribution: str) -> str:
-    """ "unknown" where the package was not installed as a distribution: built from source, or under another name."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 class TfliteSession:

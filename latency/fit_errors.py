@@ -143,11 +143,14 @@ def _baselines(
     return {name: {"mape": mape(p, measured), "spearman": spearman(p, measured)} for name, p in found.items()}
 
 
-def fit_network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> tuple[float, float]:
+def fit_network_level(
+    sums_s: Floats, measured_s: Floats, stderr_s: Floats, least_constant_s: float | None = None
+) -> tuple[float, float]:
     """(constant_s, scale) of measured = constant + scale * sum: weighted least squares with a prior at (0, 1).
 
     The prior (scale 1 +- 0.3, constant 0 +- 10 % of a network) matters only where networks are few. Relative weights
-    1 / CI^2 have a floor of 0.5 %: what a sum of ops leaves out does not vanish with the noise.
+    1 / CI^2 have a floor of 0.5 %: what a sum of ops leaves out does not vanish with the noise. Where the constant came
+    out below `least_constant_s`, it is that, and the scale is fitted to the rest.
     """
     sigma = np.hypot(stderr_s / measured_s, 0.005) * measured_s
     typical = float(measured_s.mean())
@@ -156,4 +159,7 @@ def fit_network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> t
     )
     target = np.concatenate([measured_s / sigma, [0.0, 1 / 0.3]])
     (constant, scale), *_ = np.linalg.lstsq(design, target, rcond=None)
+    if least_constant_s is not None and constant < least_constant_s:
+        constant = least_constant_s
+        (scale,), *_ = np.linalg.lstsq(design[:, 1:], target - design[:, 0] * constant, rcond=None)
     return float(constant), float(scale)

@@ -43,6 +43,17 @@ def node_seconds(chain: Sequence[Op], network: Any, alone: Mapping[Op, Any], loo
     return deal(chain, network.kernels_s(loops), kinds)
 
 
+def shares_s(chain: Sequence[Op], nodes: Mapping[str, float], network_s: float) -> dict[Op, float]:
+    """Seconds of each distinct op inside the network, the nodes' times taken as shares; empty where they do not map."""
+    if len(chain) < 2 or set(nodes) != {str(i) for i in range(len(chain))}:
+        return {}
+    total = sum(nodes.values())
+    by_op: dict[Op, list[float]] = {}
+    for i, op in enumerate(chain):
+        by_op.setdefault(op, []).append(nodes[str(i)] / total * network_s)
+    return {op: sum(v) / len(v) for op, v in by_op.items()}
+
+
 def deal(
     chain: Sequence[Op], kernels: Sequence[tuple[str, float]], kinds: Mapping[Op, Sequence[str]]
 ) -> dict[str, float]:

@@ -207,11 +207,12 @@ def fit_kernels(
     stderr = np.array([o.stderr_s for o in networks])
     constant, scale, rel_std, total, total_std, line = 0.0, 1.0, None, sums.copy(), np.zeros_like(sums), sums.copy()
     if len(networks) >= MIN_OPS:
-        constant, scale = network_level(sums, measured, stderr)
+        # A network takes no less than its kernels for being small, so the constant is not below 0.
+        constant, scale = fit_network_level(sums, measured, stderr, least_constant_s=0.0)
         work = np.array([float(sum(map(macs, o.ops))) for o in networks])
         for f in np.unique(fold_of_network):
             mine, rest = fold_of_network == f, fold_of_network != f
-            level = network_level(sums[rest], measured[rest], stderr[rest])
+            level = fit_network_level(sums[rest], measured[rest], stderr[rest], least_constant_s=0.0)
             total[mine] = level[0] + level[1] * sums[mine]
             line[mine] = np.polyval(np.polyfit(work[rest], measured[rest], 1, w=1 / measured[rest]), work[mine])
         off = total / measured - 1
@@ -226,16 +227,6 @@ def fit_kernels(
     shown = networks if rel_std is not None else []
     n = len(shown)
     return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total_std[:n])
-
-
-def network_level(sums_s: Floats, measured_s: Floats, stderr_s: Floats) -> tuple[float, float]:
-    """(constant_s, scale): a network takes no less than its kernels for being small, so the constant is not below 0."""
-    constant, scale = fit_network_level(sums_s, measured_s, stderr_s)
-    if constant >= 0:
-        return constant, scale
-    weight = 1 / np.hypot(stderr_s / measured_s, 0.005)
-    share = sums_s / measured_s
-    return 0.0, float((weight**2 * share).sum() / (weight**2 * share**2).sum())
 
 
 def _errors(

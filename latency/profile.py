@@ -108,9 +108,13 @@ def profile(
             failed[key] = str(error)
             ui.warn(f"{key[:100]}: {error}; left out")
 
+        scaled = False
+
         def on_done(measurement: Measurement) -> None:
-            if session not in table.scales():  # of all rows of this session, until it ends
+            nonlocal scaled
+            if not scaled:  # of all rows of this session, until it ends
                 table.update_session(scale=measurement.scale)
+                scaled = True
             table.append(to_row(measurement, session))
 
         try:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devices.base import FEWEST
 from latency.console import Report
 from latency.measure import Measurement, Policy, Progress, Workload, prepare, run_rounds
-from latency.stats import FEWEST
 
 if TYPE_CHECKING:
     from devices.base import Device

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from devices.base import FEWEST
 from latency.stats import (
-    FEWEST,
     Floats,
     half_to_half,
     half_width,

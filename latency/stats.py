@@ -7,12 +7,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from devices.base import FEWEST
+
 Floats = npt.NDArray[np.float64]
 
 Z95_HALF = 0.98  # 1.96 / 2: ranks n/2 -+ 0.98 sqrt(n) hold the median with 95 % (binomial, normal approximation)
 MIN_FOR_CI = 6  # below this, not even the whole range of the sample holds the median with 95 % (2 * 0.5^n)
 T95 = 2.45  # Student's t, 6 degrees of freedom: about what a variance from batches of a quarter of the rounds has
-FEWEST = 8  # workloads in a round: with fewer there is no telling the round from the workload
 
 
 def median_ci(samples: Floats) -> tuple[float, float]:

@@ -68,13 +68,17 @@ def network_std(
     level = np.array([about["typical_s"], float(weights_s.sum())])
     level_var = np.array([about["constant_var"], about["scale_var"]])
     if len(about.get("context_var", ())):
-        x = frozen.context_terms(feature_matrix([op for op in ops if not op.is_free])).sum(axis=0)
-        level = np.append(level, about["typical_s"] * x / about["context_mean"])
+        level = np.append(level, _context_x(about, feature_matrix([op for op in ops if not op.is_free])).sum(axis=0))
         level_var = np.append(level_var, about["context_var"])
     prior += float(level**2 @ level_var)
     explained = explained + (level * level_var) @ about["level_v"]
     of_f = max(prior - float(explained @ explained), 0.0) + independent
     return float(np.sqrt(of_f + (about["noise"] * seconds) ** 2) * about["factor"])
+
+
+def _context_x(about: dict[str, Any], features_ND: Floats) -> Floats:
+    """(n, B) what each op adds to the sums that b, in units of typical_s, is of (latency/evidence.py)."""
+    return np.asarray(about["typical_s"] * frozen.context_terms(features_ND) / about["context_mean"])
 
 
 def context_std_s(about: dict[str, Any], features_ND: Floats) -> Floats:
@@ -84,7 +88,7 @@ def context_std_s(about: dict[str, Any], features_ND: Floats) -> Floats:
     prior = np.asarray(about["context_var"])
     explained = prior[:, None] * about["level_v"][2:]
     covariance = np.diag(prior) - explained @ explained.T
-    x = about["typical_s"] * frozen.context_terms(features_ND) / about["context_mean"]
+    x = _context_x(about, features_ND)
     variance: Floats = np.einsum("ij,jk,ik->i", x, covariance, x)
     std_s: Floats = np.sqrt(np.maximum(variance, 0.0))
     return std_s

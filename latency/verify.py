@@ -48,7 +48,7 @@ def verify(
     """
     from devices.base import DeviceError, DeviceUnavailable
     from latency.disagree import Block, Verdict
-    from latency.in_context import node_seconds
+    from latency.in_context import node_seconds, shares_s
     from latency.measure import Workload
     from latency.modules import build
     from latency.space import without_identities
@@ -81,11 +81,10 @@ def verify(
         raise UserError(f"{policy.budget_s / 60:g} min are too few rounds for a 95 % interval: raise --budget-min")
     verdicts = [
         Verdict(n, *predicted[n], m.median_s, m.ci_s, m.flags, m.half_width, m.scale)
-        for n in networks
-        if (m := found.get(n)) is not None
+        for n, m in ((n, found[n]) for n in networks)
     ]
     blocks = []
-    inside = _in_context(chain, nodes, found[blocks_of].median_s) if blocks_of in found else {}
+    inside = shares_s(chain, nodes, found[blocks_of].median_s) if blocks_of else {}
     f_s, f_std_s = predictor.predict_s(alone, return_std=True) if inside else predictor.alone_s(alone)
     for op, seconds, std_s in zip(alone, f_s, f_std_s, strict=True):
         if inside:
@@ -95,17 +94,6 @@ def verify(
             own_s = taken.median_s * taken.half_width / 1.96
             blocks.append(Block(op, float(seconds), float(std_s), taken.median_s, own_s))
     return verdicts, blocks
-
-
-def _in_context(chain: Sequence[Op], nodes: dict[str, float], network_s: float) -> dict[Op, float]:
-    """Seconds of each distinct op inside the network, the nodes' times taken as shares; empty where they do not map."""
-    if len(chain) < 2 or set(nodes) != {str(i) for i in range(len(chain))}:
-        return {}
-    total = sum(nodes.values())
-    by_op: dict[Op, list[float]] = {}
-    for i, op in enumerate(chain):
-        by_op.setdefault(op, []).append(nodes[str(i)] / total * network_s)
-    return {op: sum(v) / len(v) for op, v in by_op.items()}
 
 
 def tell(

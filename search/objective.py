@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 
@@ -126,8 +126,25 @@ class DualLoss:
         return replace(self, duals_C=tuple(replace(dual, value=float(value)) for dual, value in pairs))
 
 
+class WithoutMultipliers:
+    """What a loss form is where nothing is learned from step to step."""
+
+    def step(self, expected_C: Sequence[float]) -> Self:
+        """Nothing is learned."""
+        return self
+
+    @property
+    def values(self) -> list[float]:
+        """None."""
+        return []
+
+    def with_values(self, values: Sequence[float]) -> Self:
+        """Nothing to restore."""
+        return self
+
+
 @dataclass(frozen=True)
-class FixedLoss:
+class FixedLoss(WithoutMultipliers):
     """A loss without multipliers: what a network of T costs follows from its coefficient, and misses T as it may.
 
     `add`: CE + lambda2 sum_c E_c/T_c, the paper's loss with E in units of the limit.
@@ -148,19 +165,6 @@ class FixedLoss:
         span = math.log(LOG_REFERENCE)
         bases = [max(MIN_BASE, 1 + math.log(max(e / t, 1e-300)) / span) for e, t in pairs]
         return [task_loss * LOG_BETA / (span * b * max(e, 1e-300)) for b, e in zip(bases, expected_C, strict=True)]
-
-    def step(self, expected_C: Sequence[float]) -> FixedLoss:
-        """Nothing is learned."""
-        return self
-
-    @property
-    def values(self) -> list[float]:
-        """None."""
-        return []
-
-    def with_values(self, values: Sequence[float]) -> FixedLoss:
-        """Nothing to restore."""
-        return self
 
 
 def make_loss(

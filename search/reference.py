@@ -27,7 +27,7 @@ from latency.ops import Zero
 from latency.space import SearchSpace
 from search import distributed, gates
 from search.alpha import descend
-from search.objective import LossForm, expected_latency_s
+from search.objective import LossForm, WithoutMultipliers, expected_latency_s
 from search.paths import along_sampled
 from search.reference_r import ReferenceR
 from search.rng import generator
@@ -40,7 +40,7 @@ ALPHA, BETA = 0.2, 0.3  # --grad_reg_loss_alpha, --grad_reg_loss_beta
 
 
 @dataclass(frozen=True)
-class PaperLoss:
+class PaperLoss(WithoutMultipliers):
     """0.2 CE (ln E / ln T)^0.3, E and T in milliseconds."""
 
     target_s: float
@@ -54,22 +54,9 @@ class PaperLoss:
         (expected_s,) = expected_C
         return [task_loss * BETA / (expected_s * math.log(expected_s * 1e3))]
 
-    def step(self, expected_C: Sequence[float]) -> PaperLoss:
-        """Nothing is learned."""
-        return self
-
-    @property
-    def values(self) -> list[float]:
-        """None."""
-        return []
-
-    def with_values(self, values: Sequence[float]) -> PaperLoss:
-        """Nothing to restore."""
-        return self
-
 
 @dataclass(frozen=True)
-class PaperSum:
+class PaperSum(WithoutMultipliers):
     """CE + lambda2 E, E in milliseconds (equation 7; its lambda1 |w|^2 is the weight decay of the weight steps)."""
 
     lambda2: float
@@ -81,19 +68,6 @@ class PaperSum:
     def slopes(self, task_loss: float, expected_C: Sequence[float]) -> list[float]:
         """(dL/dE) / (dL/dCE): lambda2 a millisecond, told per second."""
         return [self.lambda2 * 1e3]
-
-    def step(self, expected_C: Sequence[float]) -> PaperSum:
-        """Nothing is learned."""
-        return self
-
-    @property
-    def values(self) -> list[float]:
-        """None."""
-        return []
-
-    def with_values(self, values: Sequence[float]) -> PaperSum:
-        """Nothing to restore."""
-        return self
 
 
 class Reference:

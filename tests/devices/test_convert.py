@@ -201,8 +201,8 @@ def test_the_hash_sees_the_quantizer_and_buffers_that_are_not_saved(monkeypatch)
 
     assert of(1.0, "fp32") == of(1.0, "fp32") != of(2.0, "fp32")
     before = {q: of(1.0, q) for q in convert.QUANTIZATIONS}
-    version = convert._version
-    monkeypatch.setattr(convert, "_version", lambda name: "99" if name == "ai-edge-quantizer" else version(name))
+    version = convert.version
+    monkeypatch.setattr(convert, "version", lambda name: "99" if name == "ai-edge-quantizer" else version(name))
     assert [q for q in convert.QUANTIZATIONS if of(1.0, q) != before[q]] == ["fp16", "dynamic", "int8"]
     assert convert.versions("fp32") == f"litert-torch {version('litert-torch')}"
     assert convert.versions("int8").endswith(", ai-edge-quantizer 99")

@@ -11,7 +11,7 @@ import pytest
 
 from devices.onnx_cpu import export_onnx
 from devices.replay import ReplayDevice
-from latency import fit, profile, verify
+from latency import fit, in_context, profile, verify
 from latency.device_state import state_differences, states
 from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
 from latency.features import FEATURES, discrete_values, feature_matrix
@@ -284,9 +284,9 @@ def test_blocks_share_a_factor(space):
 def test_times_inside_the_network_are_taken_where_the_device_tells_them(space):
     chain = space.architecture([0, 0, 0, 0, 0]).ops
     nodes = {str(i): 2.0 * true_s(op) for i, op in enumerate(chain)}
-    inside = verify._in_context(chain, nodes, 1e-3)
+    inside = in_context.shares_s(chain, nodes, 1e-3)
     assert sum(inside[op] for op in chain) == pytest.approx(1e-3), "shares of the measured network"
-    assert verify._in_context(chain, {"conv_1": 1.0}, 1e-3) == {}, "names that are not the chain's"
+    assert in_context.shares_s(chain, {"conv_1": 1.0}, 1e-3) == {}, "names that are not the chain's"
 
 
 def test_a_recalibrated_predictor_can_be_recalibrated_again(predictor_of_truth):
