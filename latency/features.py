@@ -60,7 +60,7 @@ FEATURES = SHAPE + WORK
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
 DISCRETE = (
     "kernel", "stride", "shortcut", "se", "act", "groups", "dilation", "pool", "branches", "dtype", "fn", "broadcast",
-    "copy", "norm", "reduction", "resize",
+    "copy", "norm", "reduction", "resize", "expand_conv",
 )  # fmt: skip
 
 

@@ -138,7 +138,9 @@ def kernels(op: Op) -> tuple[Kernel, ...]:
         case MBConv():
             _, _, h_out, w_out = op.output_shape
             mid = op.mid_channels
-            found = [_conv("pointwise", c_in, mid, h, w, 1, 1, op.groups)] if mid != c_in else []
+            found = [_conv("pointwise", c_in, mid, h, w, 1, 1, op.groups)] if op.expands else []
+            if found and op.groups > 1:
+                found.append(Kernel("glue", 0, mid * h * w, mid * h * w, 0))  # the channel shuffle
             found.append(_conv("depthwise", mid, mid, h, w, op.kernel, op.stride, mid))
             if op.se:
                 squeezed = squeeze_width(mid)

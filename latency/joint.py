@@ -25,6 +25,8 @@ UNCHECKED = 0.1  # standard deviation of log scale where no network was measured
 CONTEXT_STD = 0.1  # prior standard deviation of what b adds to the mean network, relative
 MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision where many: keeps its file below 1 MB
 
+FEW = 0.1  # pull of the rates of work to equal shares, where whole networks tell them: these agree to a few per cent
+
 Row = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -118,7 +120,7 @@ def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]
     shared: Frozen | None = None
     if not lone.any():
         design = np.column_stack([rows.counts @ terms, np.ones(len(rows.seconds))])
-        rates = fit_rates(design, rows.seconds, rows.rel_var, strength=1.0)
+        rates = fit_rates(design, rows.seconds, rows.rel_var, strength=FEW)
         shared, constant_s = work_prior(latents.features_ND, rates[:-1]), float(rates[-1])
     for kind in dict.fromkeys(latents.kinds):
         mine = lone & (rows.counts @ (kinds == kind) > 0)

@@ -150,7 +150,7 @@ def _conv_bn_act(
 
 def _mbconv(op: MBConv) -> nn.Module:
     layers: list[nn.Module] = []
-    if op.mid_channels != op.in_channels:
+    if op.expands:
         layers += _conv_bn_act(op.in_channels, op.mid_channels, 1, groups=op.groups, act=op.act)
         if op.groups > 1:
             layers.append(ChannelShuffle(op.groups))

@@ -95,13 +95,24 @@ class Op:
         return f"{type(self).__name__}({','.join(f'{k}={v}' for k, v in _text_fields(self))})"
 
 
-_MAY_BE_ZERO = ("shortcut", "se", "start", "add", "kernel_width", "stride_width", "out_height", "out_width")
+_MAY_BE_ZERO = (
+    "shortcut",
+    "se",
+    "expand_conv",
+    "start",
+    "add",
+    "kernel_width",
+    "stride_width",
+    "out_height",
+    "out_width",
+)
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "act": ACTIVATIONS,
     "dtype": DTYPES,
     "pool": POOLS,
     "shortcut": (0, 1),
     "se": (0, 1),
+    "expand_conv": (0, 1),
     "add": (0, 1),
     "fn": FUNCTIONS,
     "broadcast": BROADCASTS,

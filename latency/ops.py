@@ -37,9 +37,11 @@ class Conv2d(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class MBConv(Op):
-    """Inverted residual: 1x1 conv to `mid_channels` (none where mid = in), depthwise conv, 1x1 conv.
+    """Inverted residual: 1x1 conv to `mid_channels`, depthwise conv, 1x1 conv.
 
-    `groups` splits both 1x1 convs; `se` adds squeeze-excite after the depthwise conv; `shortcut` adds the input.
+    Where mid = in there is no first conv, as in MobileNetV2, unless `expand_conv` says so, as in FBNet. `groups` splits
+    both 1x1 convs and shuffles channels after the first; `se` adds squeeze-excite after the depthwise conv; `shortcut`
+    adds the input.
     """
 
     kernel: int
@@ -49,6 +51,17 @@ class MBConv(Op):
     se: int = 0
     act: str = "relu6"
     groups: int = 1
+    expand_conv: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.expand_conv and self.mid_channels != self.in_channels:
+            raise OpError("MBConv: expand_conv=1 is said only where mid_channels = in_channels: else the conv is there")
+
+    @property
+    def expands(self) -> bool:
+        """Whether there is a first 1x1 conv."""
+        return self.mid_channels != self.in_channels or bool(self.expand_conv)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Candidates in the order of the file's digits: k3_e1, k3_e1_g2, k3_e3, k3_e6, k5_e1, k5_e1_g2, k5_e3, k5_e6, skip.
 Layers per stage 1,4,4,4,4,4,1; channels 16,24,32,64,112,184,352; first strides 1,2,2,2,1,2,1 at 224x224.
-`skip` is the identity where shapes allow it, else a strided 1x1 convolution. An `MBConv` with expansion 1 has no
-first 1x1 convolution here (as in MobileNetV2); fits on whole networks do not depend on that.
+`skip` is the identity where shapes allow it, else a strided 1x1 convolution. Blocks of expansion 1 have their first 1x1
+convolution too (section 3.1 of the paper), and grouped ones shuffle their channels after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ def make(name: str, *, image_size: int = 224, num_classes: int = 1000, batch: in
         for block in range(blocks):
             stride = first_stride if block == 0 else 1
             candidates: list[Op] = [
-                mbconv(channels, width, size, kernel=k, stride=stride, expand=e, groups=g, act="relu", batch=batch)
+                mbconv(
+                    channels,
+                    width,
+                    size,
+                    kernel=k,
+                    stride=stride,
+                    expand=e,
+                    groups=g,
+                    act="relu",
+                    batch=batch,
+                    expand_conv=int(e == 1),
+                )
                 for k, e, g in CANDIDATES
             ]
             candidates.append(_skip(channels, width, size, stride, batch))
