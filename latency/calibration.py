@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from latency.joint import JointFit, Observation
 
 FOLDS = 10
+MIN_VALUES = 4  # of a feature, below which leaving each out says little
 Z90 = 1.645
 MIN_TAILS = 20  # errors below which their tails are not fitted
 PRIOR_WEIGHT = 5.0  # of few errors: how many errors the stated standard errors count for
@@ -43,6 +44,25 @@ def left_out(
                 continue
             error[i], relative[i] = observations[i].seconds / seconds - 1, std_s / seconds
     return error, relative
+
+
+def new_value_factor(values: Floats, covariance: Floats, residual: Floats) -> float:
+    """Factor, at least 1, on standard errors of what has a value that nothing measured has.
+
+    `values` (n,) of one feature, `covariance` (n, n) of the measured and `residual` (n,) about the prior mean. All of
+    one value are left out at once, hyper-parameters kept (Rasmussen & Williams 2006, eq. 5.12, in blocks).
+    """
+    distinct = np.unique(values)
+    if len(distinct) < MIN_VALUES:
+        return 1.0
+    inverse = np.linalg.inv(covariance)
+    weighted = inverse @ residual
+    z = []
+    for value in distinct:
+        at = np.flatnonzero(values == value)
+        left = np.linalg.inv(inverse[np.ix_(at, at)])
+        z.append(left @ weighted[at] / np.sqrt(np.diag(left)))
+    return max(1.0, spread(np.concatenate(z)))
 
 
 def spread(z: Floats) -> float:

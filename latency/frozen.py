@@ -19,6 +19,7 @@ from latency.stats import Floats
 Frozen = dict[str, Any]
 
 SAME_OP = 1e-12  # squared distance, in length scales, below which two feature rows are one op
+SAME_SIZE = 1e-6  # distance in standard deviations, below which two sizes are one
 
 
 def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
@@ -114,13 +115,22 @@ def kernel(model: Frozen, a: Floats, b: Floats) -> Floats:
     return k
 
 
+def widening(model: Frozen, x: Floats) -> Floats:
+    """(n,) factors on standard errors at standardised columns `x`: above 1 at a size that nothing measured has."""
+    if "sizes" not in model:
+        return np.ones(len(x))
+    at = x[:, int(np.argmax(model["rough"]))]
+    known = np.abs(at[:, None] - model["sizes"][None]).min(axis=1) < SAME_SIZE
+    return np.where(known, 1.0, model["new_size"])
+
+
 def _evidence(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     x = standardised(model, features_ND)
     k = kernel(model, x, model["x"])
     mean = mean_log(model["prior"], features_ND) + k @ model["alpha"]
     own = model["amplitude"] + model["linear"] * ((x**2).sum(axis=1) + 1.0) + model["nugget"]
     variance = own - ((k @ model["v"]) ** 2).sum(axis=1)
-    return mean, np.sqrt(np.maximum(variance, 1e-12))
+    return mean, np.sqrt(np.maximum(variance, 1e-12)) * widening(model, x)
 
 
 def _gp(model: Frozen, x: Floats) -> tuple[Floats, Floats]:

@@ -9,21 +9,29 @@ from typing import Any
 import numpy as np
 
 from latency import frozen
-from latency.calibration import left_out, spread
-from latency.evidence import Level, Noise, Posterior, Rows, reweighted, solve_robustly
-from latency.features import FEATURES, discrete_values, features
+from latency.calibration import left_out, new_value_factor, spread
+from latency.evidence import Level, Noise, Rows, reweighted, solve_robustly
+from latency.features import FEATURES, features
+from latency.freezing import context_mean, context_rates, freeze_all
 from latency.frozen import Frozen
 from latency.ops import Op
-from latency.priors import MAX_HYPER_ROWS, Group, fit_hyper, fit_rates, freeze, make_group, prior_cov, work_prior
+from latency.priors import (
+    MAX_HYPER_ROWS,
+    Group,
+    fit_hyper,
+    fit_rates,
+    kernel,
+    make_group,
+    prior_cov,
+    work_prior,
+)
 from latency.stats import Floats
 from latency.uncertainty import KindModel
 
 MIN_OPS = 5  # distinct ops of a kind; below this it is answered by look-up only
 LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about the prior mean
 ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
-UNCHECKED = 0.1  # standard deviation of log scale where no network was measured: sums of this CPU's ops are 4-12 % off
 CONTEXT_STD = 0.1  # prior standard deviation of what b adds to the mean network, relative
-MAX_FLOATS = 120_000  # of a predictor's uncertainty, in single precision where many: keeps its file below 1 MB
 
 FEW = 0.1  # pull of the rates of work to equal shares, where whole networks tell them: these agree to a few per cent
 
@@ -187,7 +195,7 @@ def fit_joint(
     both = bool(rows.network.any() and not rows.network.all())
     if both:
         totals = (rows.counts @ frozen.context_terms(latents.features_ND)) * rows.network[:, None]
-        rows = replace(rows, context=totals / np.maximum(totals[rows.network].mean(axis=0), 1e-300))
+        rows = replace(rows, context=totals / context_mean(latents, rows))
     typical = float(rows.seconds[rows.network].mean()) if rows.network.any() else 1.0
     level = Level(
         typical,
@@ -204,6 +212,8 @@ def fit_joint(
                 continue
             part = rows.take(np.flatnonzero(mine))
             (groups[i],), _ = fit_hyper([group], part, mean, fixed + _elsewhere(group, len(fixed)), level, Noise())
+            if calibrate:
+                groups[i] = replace(groups[i], new_size=_new_size(groups[i], part, mean, noise.alone))
     elif groups:
         groups, noise = fit_hyper(groups, rows, mean, fixed, level, noise)
     posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, noise)
@@ -212,7 +222,10 @@ def fit_joint(
         groups, _ = fit_hyper(groups, reweighted(rows, error, posterior), mean, fixed, level, quiet)
         posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, posterior.noise)
     error, std = error / (1 - np.minimum(error, 0.9)), std / (1 - np.minimum(error, 0.9))  # of the predicted seconds
-    fit = _frozen(latents, rows, groups, priors, given, fixed, posterior, error, std)
+    models, uncertainty = freeze_all(latents, rows, groups, priors, given, fixed, posterior)
+    fit = JointFit(
+        models, posterior.constant_s, posterior.scale, uncertainty, error, std, context_rates(latents, rows, posterior)
+    )
     if not calibrate:
         return fit
     if groups and rows.network.all() and len(rows.seconds) <= MAX_HYPER_ROWS:
@@ -225,84 +238,18 @@ def fit_joint(
     return replace(fit, uncertainty={**fit.uncertainty, "factor": factor}, loo_error=error, loo_std=std)
 
 
+def _new_size(group: Group, lone: Rows, mean: Floats, noise: float) -> float:
+    """Factor on standard errors at a size that no op of the group has; see latency.calibration.new_value_factor."""
+    if not group.rough.any():
+        return 1.0
+    of = lone.counts[:, group.indices]
+    covariance = of @ kernel(group, group.theta)[0] @ of.T + np.diag(lone.rel_var + noise**2)
+    values = of @ group.x[:, int(np.argmax(group.rough))]
+    return new_value_factor(np.round(values, 9), covariance, np.log(lone.seconds) - lone.counts @ mean)
+
+
 def _elsewhere(group: Group, n: int) -> Floats:
     """Any variance for the latents that a fit of one group's kernel does not touch."""
     variance = np.ones(n)
     variance[group.indices] = 0.0
     return variance
-
-
-def _frozen(
-    latents: Latents,
-    rows: Rows,
-    groups: list[Group],
-    priors: dict[str, Frozen],
-    given: dict[str, Frozen],
-    fixed: Floats,
-    posterior: Posterior,
-    error: Floats,
-    std: Floats,
-) -> JointFit:
-    v = _thin(posterior.v)
-    n = len(latents.ops)
-    log_std = np.sqrt(np.maximum(np.diag(posterior.covariance()), 1e-12))
-    group_of = {k: (g, posterior.alpha[g.indices], v[g.indices]) for g in groups for k in g.kinds}
-    kinds: dict[str, KindModel] = {}
-    names = latents.kinds
-    context_mean, rates = _context(latents, rows, posterior)
-    for kind in dict.fromkeys(names):
-        mine = [i for i, k in enumerate(names) if k == kind]
-        x = latents.features_ND[mine]
-        discrete: dict[str, list[str]] = {}
-        members = {op: i for op, i in latents.members.items() if names[i] == kind}
-        for op in members:
-            for name, value in discrete_values(op).items():
-                discrete[name] = sorted({*discrete.get(name, []), value}, key=lambda t: (len(t), t))
-        model, known = given.get(kind), {}
-        if kind in group_of:
-            group, alpha, of_group = group_of[kind]
-            model = freeze(group, kind, priors[kind], alpha, of_group)
-        elif model is None:
-            f = np.exp(posterior.log_f)
-            known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
-        kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
-    lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
-    uncertainty = {
-        "constant_var": float(posterior.prior_cov[n, n]),
-        "scale_var": float(posterior.prior_cov[n + 1, n + 1]) if rows.network.any() else UNCHECKED**2,
-        "level_v": v[n:],
-        "typical_s": posterior.level.typical_s,
-        "context_var": posterior.level.variance[2:],
-        "context_mean": context_mean,
-        "known_ops": [str(latents.ops[i]) for i in lookup],
-        "known_var": fixed[lookup],
-        "known_v": v[lookup],
-        "noise": _network_noise(rows, posterior),
-        "factor": 1.0,
-    }
-    return JointFit(kinds, posterior.constant_s, posterior.scale, uncertainty, error, std, rates)
-
-
-def _context(latents: Latents, rows: Rows, posterior: Posterior) -> tuple[Floats, Floats | None]:
-    """CONTEXT_TERMS of the mean network, and what one unit of each adds to an op inside a network, in seconds of F."""
-    if rows.context is None:
-        return np.empty(0), None
-    mean = (rows.counts @ frozen.context_terms(latents.features_ND))[rows.network].mean(axis=0)
-    return mean, posterior.context_s / np.maximum(mean, 1e-300) / posterior.scale
-
-
-def _network_noise(rows: Rows, posterior: Posterior) -> float:
-    """Relative: what no sum explains, and the error of one measurement like those of the fit."""
-    if not rows.network.any():
-        return 0.0
-    measured = float(np.median(rows.rel_var[rows.network]))
-    return float(np.sqrt(posterior.noise.network**2 + measured))
-
-
-def _thin(v: Floats) -> Floats:
-    """`v` rotated and cut to what a small file holds: the smallest directions go, which widens intervals."""
-    rank = max(1, MAX_FLOATS // len(v))
-    if v.shape[1] > rank:
-        left, size, _ = np.linalg.svd(v, full_matrices=False)
-        v = left[:, :rank] * size[:rank]
-    return v if v.size <= MAX_FLOATS // 2 else v.astype(np.float32)

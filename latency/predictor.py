@@ -153,7 +153,9 @@ class LatencyPredictor:
         if kind.model is None:
             return None if str(op) in kind.known else f"has of this kind only {'; '.join(kind.known)}"
         for name, value in discrete_values(op).items():
-            known = kind.discrete.get(name) or [str(getattr(type(op), name, "nothing"))]  # newer than the file: its default
+            known = kind.discrete.get(name) or [
+                str(getattr(type(op), name, "nothing"))
+            ]  # newer than the file: its default
             if value not in known:
                 return f"was fitted on {name} {', '.join(known)}"
         return None

@@ -48,6 +48,7 @@ class Group:
     x: Floats  # (n, d) standardised columns, then one column per kind where there are several
     rough: Floats  # (d,) 1 for the columns in which F is not smooth
     theta: Floats  # (d + 3,) logs of amplitude, lengths, linear, nugget
+    new_size: float = 1.0  # factor on standard errors at a size that no op of the group has
 
     def code(self, kind: str) -> Floats:
         """The columns that tell `kind` from the group's others; none where it is alone."""
@@ -260,7 +261,9 @@ def prior_cov(groups: list[Group], fixed_var: Floats) -> Floats:
 def freeze(group: Group, kind: str, prior: Frozen, alpha: Floats, v: Floats) -> Frozen:
     """The `evidence` model of one kind (latency/frozen.py); arrays are shared between the kinds of a group."""
     d = group.x.shape[1]
+    sizes = {"sizes": np.unique(group.x[:, int(np.argmax(group.rough))]), "new_size": group.new_size}
     return {
+        **(sizes if group.new_size > 1 else {}),
         "kind": "evidence",
         "columns": group.columns,
         "mean": group.mean,

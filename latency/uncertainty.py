@@ -58,7 +58,7 @@ def network_std(
         elif model["kind"] == "evidence":  # kinds that share a prior share its arrays, and have correlated errors
             _, xs, ws = shared.setdefault(id(model["x"]), (model, [], []))
             xs.append(frozen.standardised(model, feature_matrix([ops[i] for i in indices])))
-            ws.append(weights_s[indices])
+            ws.append(weights_s[indices] * frozen.widening(model, xs[-1]))
         else:
             independent += float((std_s[indices] ** 2).sum())
     for model, xs, ws in shared.values():

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from latency import frozen, joint
-from latency.calibration import left_out, spread
+from latency.calibration import left_out, new_value_factor, spread
 from latency.evidence import Level, Noise, Rows, fit_tails, leave_one_out, linearise, solve, solve_robustly
 from latency.features import feature_matrix
 from latency.flops import macs
-from latency.joint import MAX_FLOATS, Observation, _thin, fit_joint, latents_of
+from latency.freezing import MAX_FLOATS, _thin
+from latency.joint import Observation, fit_joint, latents_of
 from latency.ops import Conv2d, Pool, Zero, mbconv
-from latency.predictor import LatencyPredictor, UnsupportedOp, from_fit
+from latency.predictor import LatencyPredictor, UnsupportedOp, from_fit, load_predictor
 from latency.priors import _evidence_gradient, fit_rates, freeze, kernel, make_group
 from tests.latency.conftest import small_space
 
@@ -330,6 +331,40 @@ def test_the_standard_error_grows_outside_what_was_measured():
     assert predictor.covers(seen)
     assert not predictor.covers(wide)
     assert set(predictor.outside(wide)) == {"log_in", "log_out"}
+
+
+def test_the_factor_at_new_values_is_that_of_values_left_out():
+    rng = np.random.default_rng(0)
+    values = np.repeat(np.arange(40.0), 5)
+    believed = np.exp(-np.abs(values[:, None] - values[None]) / 5) + 1e-4 * np.eye(200)
+    low = np.linalg.cholesky(believed)
+    of_truth = [new_value_factor(values, believed, low @ rng.standard_normal(200)) for _ in range(8)]
+    assert np.mean(of_truth) == pytest.approx(1.0, abs=0.15)
+    assert new_value_factor(values, believed / 9, low @ rng.standard_normal(200)) == pytest.approx(3.0, rel=0.25)
+    assert new_value_factor(values, 9 * believed, low @ rng.standard_normal(200)) == 1.0  # never narrower
+    assert new_value_factor(np.repeat([1.0, 2, 3], 5), believed[:15, :15], 9 * rng.standard_normal(15)) == 1.0
+
+
+def test_intervals_are_wider_at_a_size_never_measured(tmp_path):
+    """A jump of 8 % from size to size that no shape tells: what is between two sizes is not known as they are."""
+    rng = np.random.default_rng(1)
+    sizes = (7, 10, 14, 20, 28, 40, 56, 80)
+    jump = dict(zip(sizes, np.exp(0.08 * rng.standard_normal(len(sizes))), strict=True))
+    ops = [mbconv(c, c, size, kernel=k, stride=1, expand=3) for size in sizes for c in (16, 32, 64) for k in (3, 5)]
+    fit = fit_joint([Observation((op,), curved_s(op) * jump[op.height], 1e-3 * curved_s(op)) for op in ops])
+    path = tmp_path / "sizes.pkl"
+    predictor_of(fit).save(path)
+    predictor = load_predictor(path)
+    model = predictor.kinds["MBConv"].model
+    assert model is not None
+    assert model["new_size"] > 1
+    plain = replace(predictor, kinds={"MBConv": replace(predictor.kinds["MBConv"], model={**model, "new_size": 1.0})})
+    for size, wider in ((28, 1.0), (34, model["new_size"])):
+        op = mbconv(32, 32, size, kernel=3, stride=1, expand=3)
+        (_, std), (_, narrow) = (p.predict_s([op], return_std=True) for p in (predictor, plain))
+        assert std == pytest.approx(wider * narrow)
+        assert predictor.network_s([op])[1] >= plain.network_s([op])[1]
+    assert predictor.network_s([op])[1] > plain.network_s([op])[1]
 
 
 def test_intervals_come_from_fits_that_never_saw_the_network():
