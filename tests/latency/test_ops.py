@@ -129,6 +129,10 @@ def test_garbage_is_a_named_error(text):
             "MBConv(in_channels=8,out_channels=8,height=4,width=4,kernel=3,stride=2,mid_channels=8,shortcut=1)",
             "stride 1",
         ),
+        (
+            "MBConv(in_channels=8,out_channels=8,height=4,width=4,kernel=3,stride=2,mid_channels=16,expand_conv=1)",
+            "only where mid_channels = in_channels",
+        ),
     ],
 )
 def test_errors_say_what_is_wrong(text, says):

@@ -243,6 +243,9 @@ def test_a_file_of_schema_1_still_predicts_the_same():
     assert seconds[0] == pytest.approx(GOLDEN_SCHEMA_1[0], rel=1e-9)
     assert std[0] == pytest.approx(GOLDEN_SCHEMA_1[1], rel=1e-9)
     assert predictor.network_s([op, op])[0] == pytest.approx(2 * seconds[0])
+    newer = dataclasses.replace(op, mid_channels=24, expand_conv=1)  # a field that the file knows nothing of
+    with pytest.raises(UnsupportedOp, match="fitted on expand_conv 0"):
+        predictor.predict_s([newer])
 
 
 def test_a_file_from_before_a_feature_was_added_still_predicts_the_same(fitted, tmp_path):

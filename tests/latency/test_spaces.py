@@ -8,10 +8,11 @@ import re
 from collections import Counter
 
 import pytest
+from torch import nn
 
-from latency.flops import macs, params
-from latency.modules import build_network
-from latency.ops import Conv2d, MBConv, Zero
+from latency.flops import kernels, macs, params
+from latency.modules import ChannelShuffle, build, build_network
+from latency.ops import Conv2d, MBConv, Zero, mbconv
 from latency.published import read_published
 from latency.space import Choice, load_space, space_names
 from tests.conftest import ROOT
@@ -32,7 +33,22 @@ def test_fbnet_is_the_published_space():
     strided = space.choices[1].candidates[8]
     assert isinstance(strided, Conv2d)
     assert (strided.kernel, strided.stride) == (1, 2)
+    assert all(op.expands for c in space.choices for op in c.candidates if isinstance(op, MBConv)), "section 3.1"
     assert len(space.unique_ops()) == 12 * 9 - 6 + 3, "12 distinct layers, of which 6 skip for free; stem and head"
+
+
+@pytest.mark.parametrize(("groups", "convolutions", "moved"), [(1, 3, 0), (2, 3, 1)])
+def test_a_block_of_expansion_1_does_what_its_work_says(groups, convolutions, moved):
+    """FBNet's e1 blocks, with and without groups: what is counted is what is built."""
+    op = mbconv(16, 24, 8, kernel=3, stride=2, expand=1, groups=groups, act="relu", expand_conv=1)
+    counted, built = kernels(op), list(build(op).modules())
+    assert sum(k.kind != "glue" for k in counted) == convolutions
+    assert sum(isinstance(m, nn.Conv2d) for m in built) == convolutions
+    assert sum(k.kind == "glue" for k in counted) == sum(isinstance(m, ChannelShuffle) for m in built) == moved
+    weights = sum(p.numel() for m in built if isinstance(m, nn.Conv2d) for p in m.parameters())
+    biases = 16 + 16 + 24  # of the batch norms, folded
+    assert params(op) == weights + biases
+    assert macs(op) == 16 * 16 // groups * 64 + 9 * 16 * 16 + 16 * 24 // groups * 16
 
 
 @pytest.mark.parametrize("resolution", [160, 176, 192, 208])
