@@ -71,7 +71,8 @@ def told(values: Floats, error: Floats) -> float:
     """
     middle = float(np.median(error))
     reach = 3 * 1.4826 * float(np.median(np.abs(error - middle)))
-    error = np.clip(error, middle - reach, middle + reach)
+    if reach > 0:
+        error = np.clip(error, middle - reach, middle + reach)
     parts = [error[mask] for mask in grouped(values)]
     total = float(((error - error.mean()) ** 2).sum())
     within = sum(float(((p - p.mean()) ** 2).sum()) for p in parts)
