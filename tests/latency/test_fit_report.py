@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from latency.fit_report import write_report
 from latency.fit_tables import context_rows, rare_rows
 from latency.fitting import fit_detailed
 from latency.flops import macs
-from latency.joint import Observation
+from latency.joint import Observation, fit_joint
 from latency.ops import Conv2d, Zero, mbconv
 from latency.predictor import load_predictor
 from latency.residuals import most_telling, network_columns, op_columns, told
 from tests.latency.conftest import small_space, true_s
+
+QUICK = partial(fit_joint, calibrate=False)  # intervals are not looked at
 
 
 def test_an_error_is_told_by_what_it_follows_and_by_nothing_else():
@@ -78,7 +81,7 @@ def networks(n, dear=1.0):
 
 
 def test_the_page_of_networks_alone_has_their_residuals(tmp_path):
-    predictor, details = fit_detailed("slow", networks(150, dear=1.3), provenance={"source": "test"})
+    predictor, details = fit_detailed("slow", networks(120, dear=1.3), provenance={"source": "test"}, joint_fit=QUICK)
     page = write_report(tmp_path / "page.html", predictor, details).read_text()
     assert "Residuals of networks, by what they differ in" in page
     error = details.test_predicted_s / details.test_measured_s - 1
@@ -109,7 +112,7 @@ def test_the_page_of_ops_and_networks_has_both_and_what_context_adds(tmp_path, c
 
 
 def test_files_from_before_these_figures_are_shown_without_them(tmp_path, capsys):
-    predictor, _ = fit_detailed("slow", networks(30), provenance={"source": "test"})
+    predictor, _ = fit_detailed("slow", networks(30), provenance={"source": "test"}, joint_fit=QUICK)
     errors = {k: v for k, v in predictor.provenance["errors"].items() if k not in ("context", "network_extrapolation")}
     replace(predictor, provenance={"errors": errors}).save(tmp_path / "old.pkl")
     assert rare_rows(errors) == context_rows(errors) == []
