@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.base import DeviceError, DeviceUnavailable
+from devices.onnx_model import OnnxModel, bind_output, example, int8_of
 from devices.spec import DeviceSpec
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def export_onnx(module: nn.Module, input_shape: tuple[int, ...], path: Path | No
     return model
 
 
-def quantize_int8(model: bytes, input_shape: tuple[int, ...], calibration: Sequence[Any] | None = None) -> bytes:
+def quantize_int8(
+    model: bytes, input_shape: tuple[int, ...], calibration: Sequence[Any] | None = None, input_name: str = "input"
+) -> bytes:
     """`model` with int8 weights (per channel) and uint8 activations, as QuantizeLinear/DequantizeLinear pairs that
     onnxruntime fuses into integer kernels. Calibrated on `calibration`, float32 arrays of `input_shape`; without them
     on random inputs: right for timing, not for accuracy.
@@ -83,7 +86,7 @@ def quantize_int8(model: bytes, input_shape: tuple[int, ...], calibration: Seque
             self._left = list(random if calibration is None else calibration)
 
         def get_next(self) -> dict[str, Any] | None:
-            return {"input": self._left.pop()} if self._left else None
+            return {input_name: self._left.pop()} if self._left else None
 
     with tempfile.TemporaryDirectory() as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
@@ -112,8 +115,7 @@ def quantize_int8(model: bytes, input_shape: tuple[int, ...], calibration: Seque
 class OnnxCpuSession:
     """An onnxruntime session with inputs and outputs bound once."""
 
-    def __init__(self, model: bytes, input_shape: tuple[int, ...], options: onnxruntime.SessionOptions) -> None:
-        import numpy as np
+    def __init__(self, model: bytes, options: onnxruntime.SessionOptions) -> None:
         import onnxruntime as ort
 
         try:
@@ -121,14 +123,13 @@ class OnnxCpuSession:
         except Exception as error:  # onnxruntime raises its own unexported classes
             raise DeviceError(f"onnxruntime refuses the model: {error}") from error
         self._binding = self._session.io_binding()
-        # Random input: zeros would let denormal handling and branchy kernels look better than they are.
-        self._input = ort.OrtValue.ortvalue_from_numpy(
-            np.random.default_rng(0).standard_normal(input_shape, dtype=np.float32)
-        )
-        self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
+        self._inputs = []  # bound without a copy, so kept
+        for wanted in self._session.get_inputs():
+            value = ort.OrtValue.ortvalue_from_numpy(example(wanted.name, wanted.type, wanted.shape))
+            self._binding.bind_ortvalue_input(wanted.name, value)
+            self._inputs.append(value)
         for output in self._session.get_outputs():
-            value = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
-            self._binding.bind_ortvalue_output(output.name, value)
+            bind_output(self._binding, output)
 
     def time_s(self, loops: int) -> float:
         """Wall seconds for `loops` inferences."""
@@ -136,8 +137,11 @@ class OnnxCpuSession:
             raise DeviceError("the session is closed")
         run, binding = self._session.run_with_iobinding, self._binding
         start = time.perf_counter()
-        for _ in range(loops):
-            run(binding)
+        try:
+            for _ in range(loops):
+                run(binding)
+        except Exception as error:  # as above
+            raise DeviceError(f"onnxruntime cannot run the model: {error}") from error
         return time.perf_counter() - start
 
     def close(self) -> None:
@@ -170,25 +174,34 @@ class OnnxCpu:
 
     def prepare(self, module: nn.Module, input_shape: tuple[int, ...]) -> OnnxCpuSession:
         """Export `module` and open a session. Raises DeviceError."""
-        return OnnxCpuSession(self._model(module, input_shape), input_shape, self._options())
+        return OnnxCpuSession(self._model(module, input_shape), self._options())
 
     def prepare_profiled(self, module: nn.Module, input_shape: tuple[int, ...]) -> ProfiledSession:
         """The same, in a session that tells the time of each kernel: see devices/onnx_profile.py."""
         from devices.onnx_profile import ProfiledSession
 
-        return ProfiledSession(self._model(module, input_shape), input_shape, self._options())
+        return ProfiledSession(self._model(module, input_shape), self._options())
+
+    def prepare_model(self, model: OnnxModel, profiled: bool = False) -> OnnxCpuSession:
+        """The same for a model that is ONNX already. Raises DeviceError."""
+        from devices.onnx_profile import ProfiledSession
+
+        content = int8_of(model) if self.precision == "int8" else model.model
+        return (ProfiledSession if profiled else OnnxCpuSession)(content, self._options(model.folder))
 
     def _model(self, module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
         model = export_onnx(module, input_shape)
         return quantize_int8(model, input_shape) if self.precision == "int8" else model
 
-    def _options(self) -> onnxruntime.SessionOptions:
+    def _options(self, weights: Path | None = None) -> onnxruntime.SessionOptions:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         # Not session.set_denormal_as_zero: it flips the calling thread's floating-point mode for good, and with it
         # the numbers of everything else in this process. Random inputs and weights meet no denormals.
         return options

@@ -32,11 +32,11 @@ class KernelRun:
 class ProfiledSession(OnnxCpuSession):
     """A session that notes the time of each kernel; an inference takes some microseconds a kernel longer for it."""
 
-    def __init__(self, model: bytes, input_shape: tuple[int, ...], options: onnxruntime.SessionOptions) -> None:
+    def __init__(self, model: bytes, options: onnxruntime.SessionOptions) -> None:
         self._folder = tempfile.TemporaryDirectory()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
-        super().__init__(model, input_shape, options)
+        super().__init__(model, options)
 
     def kernel_runs(self) -> list[KernelRun]:
         """Every kernel in running order, with its time in each inference but the first. Ends the profiling.

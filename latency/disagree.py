@@ -153,17 +153,19 @@ class Block:
     far: bool = False
 
 
-def judge_blocks(blocks: Sequence[Block]) -> list[Block]:
+def judge_blocks(blocks: Sequence[Block], middle: float | None = None) -> list[Block]:
     """`blocks` with `off` and `far` filled in, farthest first.
 
     All blocks may share a factor (the network's gap); a block is off where it differs from the median block by more
-    than 3 standard errors and 5 %.
+    than 3 standard errors and 5 %. `middle`: log of measured / predicted that is no block's fault, instead of the
+    median block's.
     """
     if not blocks:
         return []
     gaps = np.array([np.log(b.measured_s / b.predicted_s) for b in blocks])
     stds = np.array([np.hypot(b.measured_std_s / b.measured_s, b.predicted_std_s / b.predicted_s) for b in blocks])
-    middle = float(np.median(gaps))
+    if middle is None:
+        middle = float(np.median(gaps))
     judged = [
         replace(b, off=float(np.exp(g - middle) - 1), far=bool(abs(g - middle) > max(FAR * s, FAR_LEAST)))
         for b, g, s in zip(blocks, gaps, stds, strict=True)
@@ -195,8 +197,8 @@ def differences(table: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def words(gap: Gap) -> str:
-    """The verdict on the gap, as a sentence with what to do."""
+def words(gap: Gap, parts: str = "blocks") -> str:
+    """The verdict on the gap, as a sentence with what to do; `parts`: what the network is compared by."""
     low, high = gap.interval
     scale = f"measured = {gap.scale:.3f} x predicted (95 %: {low:.3f} .. {high:.3f}, {gap.networks} networks)"
     about = f"networks scatter by {gap.spread:.1%} about it, intervals explain {gap.expected:.1%}"
@@ -207,7 +209,7 @@ def words(gap: Gap) -> str:
             return f"the gap is a constant scale: {scale}; {about}. --recalibrate writes a predictor that has it"
         case "mixed":
             return (
-                f"the gap is no constant scale: {scale}, but {about}. A factor will not mend it: look at the blocks, "
+                f"the gap is no constant scale: {scale}, but {about}. A factor will not mend it: look at the {parts}, "
                 "or profile this target (python -m latency.profile)"
             )
         case _:

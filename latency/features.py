@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -64,8 +65,9 @@ DISCRETE = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=8192)  # networks hold the same few hundred ops over and over
 def features(op: Op) -> Floats:
-    """(len(FEATURES),) the features of one op, in order of FEATURES."""
+    """(len(FEATURES),) the features of one op, in order of FEATURES; the same array each time, not to be written to."""
 
     def get(name: str, default: float) -> float:
         return float(getattr(op, name, default))
@@ -99,7 +101,9 @@ def features(op: Op) -> Floats:
         *_of_kernel(op),
     ]
     work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
-    return np.array([*shape, *work], dtype=np.float64)
+    found = np.array([*shape, *work], dtype=np.float64)
+    found.setflags(write=False)
+    return found
 
 
 def _of_kernel(op: Op) -> list[float]:

@@ -35,6 +35,7 @@ def summary(predictor: LatencyPredictor) -> dict[str, Any]:
 def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     """The errors of a predictor, beside the baselines."""
     from latency.accuracy import never_seen
+    from latency.fit_tables import CONTEXT_HEAD, RARE_HEAD, context_rows, rare_rows
 
     errors = predictor.provenance["errors"]
     how = f"{errors['folds']} folds" if errors["folds"] else "one at a time"
@@ -75,6 +76,12 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         )
     elif errors["network_mape"] is None and errors.get("network_loo_mape") is not None:  # of an older file
         ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
+    for title, head, rows in (
+        ("networks with something that no network and no op of a fit had", RARE_HEAD, rare_rows(errors)),
+        ("ops alone and inside a network, as fitted", CONTEXT_HEAD, context_rows(errors)),
+    ):
+        if rows:
+            ui.table(f"{predictor.device}: {title}", head, rows)
 
 
 def show(ui: Ui, predictor: LatencyPredictor) -> None:

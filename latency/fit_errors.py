@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,28 @@ def networks_s(predictor: LatencyPredictor, networks: Sequence[Observation]) -> 
     """(n,) predicted seconds of whole networks and (n,) their standard errors."""
     both = np.array([predictor.network_s(o.ops) for o in networks]).reshape(-1, 2)
     return both[:, 0], both[:, 1]
+
+
+def context_errors(predictor: LatencyPredictor, networks: Sequence[Observation]) -> dict[str, dict[str, float]]:
+    """Kind -> `ops`, how many different ones `networks` hold; mean seconds of one `alone_s`, and `network_s` inside.
+
+    Over all places where ops of the kind occur. Empty where the predictor has nothing but a scale between the two.
+    """
+    if predictor.context is None:
+        return {}
+    counts = Counter(op for o in networks for op in o.ops if not op.is_free)
+    ops = list(counts)
+    alone_s, _ = predictor.alone_s(ops)
+    inside_s = predictor.scale * predictor.predict_s(ops)
+    weight, kinds = np.array([counts[op] for op in ops], dtype=np.float64), np.array([type(op).__name__ for op in ops])
+    return {
+        str(kind): {
+            "ops": int((kinds == kind).sum()),
+            "alone_s": float(np.average(alone_s[kinds == kind], weights=weight[kinds == kind])),
+            "network_s": float(np.average(inside_s[kinds == kind], weights=weight[kinds == kind])),
+        }
+        for kind in np.unique(kinds)
+    }
 
 
 def _baselines(

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from latency.accuracy import never_seen
-from latency.features import FEATURES, SHAPE, feature_matrix
 from latency.files import write_atomically
+from latency.fit_tables import CONTEXT_HEAD, CONTEXT_NOTE, RARE_HEAD, RARE_NOTE, context_rows, rare_rows
 from latency.fitting import Details
 from latency.flops import macs
 from latency.predictor import LatencyPredictor
+from latency.residuals import grouped, most_telling, network_columns, op_columns
 from latency.stats import Floats
 
 Z90 = 1.645
@@ -22,6 +23,7 @@ IN_TURN_NOTE = (
     "No network was held out: each is predicted by a fit on the others, its interval as wide as their errors say."
 )
 MAX_FEATURES = 8  # plots of residuals; the features along which the error varies most
+MAX_MARKS = 200  # points drawn one by one; of more, a picture is smaller
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:left}"
@@ -36,17 +38,14 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
     n = len(details.test_measured_s)
     if errors["networks_test"]:
         parts += [f"<h2>{n} networks {never_seen(errors)}</h2>", _figures(errors["network"])]
-        parts += [_baselines(errors), _networks_plot(details)]
+        parts += [_baselines(errors), _networks_plot(details), _network_residuals(details)]
     elif n:
         parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>", f"<p>{IN_TURN_NOTE}</p>"]
-        parts += [_figures(errors["network"]), _networks_plot(details)]
+        parts += [_figures(errors["network"]), _networks_plot(details), _network_residuals(details)]
     if details.left_out:
         parts += ["<h2>Ops timed alone, left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
-        parts += ["<h3>Residuals by feature</h3>", _residuals_plot(details)]
-    if errors.get("extrapolation"):
-        rows = [[k, f"{v:.2%}"] for k, v in errors["extrapolation"].items()]
-        parts += ["<h2>Outside what was measured</h2><p>All ops of one value of the feature left out at once.</p>"]
-        parts.append(_table(["kind and feature", "MAPE"], rows))
+        parts += ["<h3>Residuals by feature</h3>", _op_residuals(details)]
+    parts += [_context(errors), _outside(errors)]
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(predictor.device)}</title><style>{STYLE}</style>"
     write_atomically(path, (page + "\n".join(parts)).encode())
     return path
@@ -102,7 +101,7 @@ def _svg(draw: Any, columns: int, rows: int = 1) -> str:
     figure = matplotlib.figure.Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     draw(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    figure.savefig(out, format="svg", metadata={"Date": None}, dpi=144)
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -165,28 +164,55 @@ def _ops_plot(details: Details) -> str:
     return _svg(draw, len(details.left_out) + 1)
 
 
-def _residuals_plot(details: Details) -> str:
-    """Error in percent along the features that vary, those first along which it varies most."""
-    ops = [op for out in details.left_out.values() for op in out.ops]
-    error = np.concatenate([out.predicted_s / out.measured_s - 1 for out in details.left_out.values()]) * 100
-    x = feature_matrix(ops)
-    varying = [n for n in SHAPE if np.ptp(x[:, FEATURES.index(n)]) > 0]
-
-    def spread(name: str) -> float:
-        values = x[:, FEATURES.index(name)]
-        return float(np.std([error[values == v].mean() for v in np.unique(values)]))
-
-    shown = sorted(varying, key=spread, reverse=True)[:MAX_FEATURES]
+def _residuals_plot(columns: dict[str, Floats], error: Floats) -> str:
+    """Error (n,) in percent along the columns that vary, those first that tell most of it; the line: its middle."""
+    shown = most_telling(columns, error, MAX_FEATURES)
     if not shown:
         return ""
     rows = -(-len(shown) // 4)
 
     def draw(axes: Any) -> None:
-        for axis, name in zip(axes, shown, strict=False):
-            axis.plot(x[:, FEATURES.index(name)], error, "o", ms=3, alpha=0.6)
+        for axis, (name, share) in zip(axes, shown.items(), strict=False):
+            axis.plot(columns[name], error, "o", ms=3, alpha=0.6, rasterized=len(error) > MAX_MARKS)
+            middle = [(columns[name][m].mean(), np.median(error[m])) for m in grouped(columns[name])]
+            axis.plot(*np.array(middle).T, color="tab:red", lw=1.2)
             axis.axhline(0, color="black", lw=0.8)
-            axis.set(xlabel=name, ylabel="error, %")
+            axis.set(xlabel=name, ylabel="error, %", title=f"tells {share:.0%} of the variance")
+            axis.title.set_fontsize("small")
         for axis in axes[len(shown) :]:
             axis.remove()
 
     return _svg(draw, min(4, len(shown)), rows)
+
+
+def _op_residuals(details: Details) -> str:
+    outs = details.left_out.values()
+    error = np.concatenate([out.predicted_s / out.measured_s - 1 for out in outs]) * 100
+    return _residuals_plot(op_columns([op for out in outs for op in out.ops]), error)
+
+
+def _network_residuals(details: Details) -> str:
+    error = (details.test_predicted_s / details.test_measured_s - 1) * 100
+    plots = _residuals_plot(network_columns(details.test_ops, details.test_predicted_s), error)
+    return f"<h3>Residuals of networks, by what they differ in</h3>{plots}" if plots else ""
+
+
+def _outside(errors: dict[str, Any]) -> str:
+    """What it is worth outside what was measured: ops, and networks with something rare."""
+    parts = []
+    if errors.get("extrapolation"):
+        rows = [[k, f"{v:.2%}"] for k, v in errors["extrapolation"].items()]
+        parts += ["<p>Ops timed alone, all of one value of the feature left out at once.</p>"]
+        parts.append(_table(["kind and feature", "MAPE"], rows))
+    rare = rare_rows(errors)
+    if rare:
+        parts += [f"<p>{RARE_NOTE}</p>", _table(RARE_HEAD, rare)]
+    return "\n".join(["<h2>Outside what was measured</h2>", *parts] if parts else [])
+
+
+def _context(errors: dict[str, Any]) -> str:
+    """What ops take in a network beside what they take alone."""
+    rows = context_rows(errors)
+    if not rows:
+        return ""
+    return f"<h2>Ops inside a network</h2><p>{CONTEXT_NOTE}</p>{_table(CONTEXT_HEAD, rows)}"

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from latency.console import Report, quiet
-from latency.fit_errors import judged, network_errors, op_errors
+from latency.fit_errors import context_errors, judged, network_errors, op_errors
 from latency.frozen import Frozen
 from latency.joint import JointFit, Observation, fit_joint
+from latency.network_extrapolation import network_extrapolation
 from latency.op_fit import FitError, LeftOut, OpFit, fit_ops
 from latency.ops import Op
 from latency.predictor import LatencyPredictor, from_fit
@@ -94,6 +95,9 @@ def fit_detailed(
     predictor = from_fit(device, joint)
     of_nets = judged(predictor, joint, fit_nets, test_nets)
     errors = op_errors(op_fit, ops, folds) | network_errors(of_nets, joint, ops, fit_nets)
+    errors |= {"context": context_errors(predictor, networks), "network_extrapolation": {}}
+    if hold_out:  # else F is other devices', who know the ops that would be left out
+        errors["network_extrapolation"] = network_extrapolation(observations, op_fit, report)
     shown = [o.ops for o in of_nets.networks]
     details = Details(op_fit.left_out, shown, of_nets.measured_s, of_nets.predicted_s, of_nets.std_s)
     return replace(predictor, provenance={**provenance, "errors": errors, "software": software()}), details

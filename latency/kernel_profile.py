@@ -122,7 +122,7 @@ def profile_kernels(
         only = [n.workload() for n in lot] + ([] if apart else lone_workloads(lot, rng))
         results.append(profile(device, _Named(), table, timing, seed=seed, ui=ui, only=only))  # type: ignore[arg-type]
         if apart and not _measured(table, i):
-            kernel_policy = replace(share, budget_s=share.budget_s * KERNEL_SHARE, target=0.0)
+            kernel_policy = replace(share, budget_s=share.budget_s * KERNEL_SHARE)
             facts = measure_kernels(device, lot, table, kernel_policy, rng, ui)
             table.update_session(kernel_lot=i, **facts)
     rows = table.rows()
@@ -191,19 +191,7 @@ def measure_kernels(
     session = len(table.provenance()["sessions"])
     todo = [n.workload() for n in lot if network_text(n.ops) in known]
     networks = {network_text(n.ops): n for n in lot}
-    with ui.progress("preparing kernels") as report:
-        profiled, _ = prepare(_Profiled(device), todo, report)
-    runs: dict[str, list[KernelRun]] = {}
-    try:
-        with ui.progress("timing kernels") as report:
-            run_rounds(
-                profiled, todo, replace(policy, sample_s=0.0), rng, Progress(), report=report,
-                on_round=lambda *_: None, on_done=lambda _: None, on_failed=lambda *_: None,
-            )  # fmt: skip
-        runs = {key: opened.kernel_runs() for key, opened in profiled.items()}  # type: ignore[attr-defined]
-    finally:
-        for opened in profiled.values():
-            opened.close()
+    runs = profiled_runs(_Profiled(device), todo, policy, rng, ui)
     walls = {key: known[key].median_s for key in runs}
     seconds = kernel_seconds([[r.seconds for r in runs[k]] for k in runs], list(walls.values()))
     samples: dict[Op, list[Floats]] = {}
@@ -221,6 +209,27 @@ def measure_kernels(
             table.append(kernel_row(op, found_s, session))
     asked = sum(len(networks[key].kernels) for key in runs)
     return {"kernels": asked, "kernels_named": pairs, "time_named": round(float(np.mean(named)), 4)}
+
+
+def profiled_runs(
+    device: Device, todo: Sequence[Workload], policy: Policy, rng: random.Random, ui: Ui
+) -> dict[str, list[KernelRun]]:
+    """The kernels of each network, timed in rounds on a device whose sessions are profiled; by the networks' keys.
+
+    What cannot be opened or profiled is left out. Raises DeviceError where a profile cannot be read.
+    """
+    with ui.progress("preparing kernels") as report:
+        profiled, _ = prepare(device, todo, report)
+    try:
+        with ui.progress("timing kernels") as report:
+            run_rounds(
+                profiled, todo, replace(policy, sample_s=0.0, target=0.0), rng, Progress(), report=report,
+                on_round=lambda *_: None, on_done=lambda _: None, on_failed=lambda *_: None,
+            )  # fmt: skip
+        return {key: opened.kernel_runs() for key, opened in profiled.items()}  # type: ignore[attr-defined]
+    finally:
+        for opened in profiled.values():
+            opened.close()
 
 
 class _Profiled:

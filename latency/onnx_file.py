@@ -68,6 +68,24 @@ def read_onnx(source: Path | bytes, input_shapes: Mapping[str, tuple[int, ...]] 
     return _fold(model, name)
 
 
+def runnable_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> bytes:
+    """The model in a file as it is, but for the shapes of its inputs, which `input_shapes` fixes: to be run.
+
+    Raises OnnxError as `read_onnx`, and where a file with its weights is not there, which reading does not need.
+    """
+    import onnx
+
+    model = _parse(path, str(path))
+    _fix_inputs(model, dict(input_shapes or {}), str(path))
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            file = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            if not (path.parent / file).is_file():
+                raise OnnxError(f"{path}: its weights are in a file '{file}' that is not beside it; without weights it "
+                                "can be predicted, but not run")  # fmt: skip
+    return bytes(model.SerializeToString())
+
+
 def _parse(source: Path | bytes, name: str) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

@@ -236,6 +236,17 @@ def test_bad_input_is_one_line(run, args, says):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_random_networks_of_no_known_space_are_refused_where_they_are_asked_for(run, tmp_path, replay_toml, capsys):
+    run(lambda op: 1.0, "--random", "0")
+    given = ["--arch", str(tmp_path / "architecture.json"), "--predictor", str(tmp_path / "slow.pkl"), "--device",
+             str(replay_toml), "--budget-min", "0.03"]  # fmt: skip
+    assert verify.main([*given, "--random", "4"]) == 2
+    assert "--random 4 asks for random networks: name the space of 'small' with --space" in capsys.readouterr().err
+    assert verify.main([*given, "--recalibrate"]) == 2
+    assert "--recalibrate needs random networks" in capsys.readouterr().err
+    assert verify.main(given) == 0
+
+
 def verdicts(gaps, rel_std):
     """Networks of 1 ms predicted."""
     return [
@@ -279,6 +290,8 @@ def test_blocks_share_a_factor(space):
     assert judged[0].off == pytest.approx(0.4)
     assert shared_by(judged) == ["kernel 7"]
     assert judge_blocks([]) == shared_by([]) == []
+    beside = judge_blocks(blocks, middle=float(np.log(1.3 * 1.4)))
+    assert {b.op for b in beside if b.far} == {op for op in ops if op.kernel != 7}, "said what is no block's fault"
 
 
 def test_times_inside_the_network_are_taken_where_the_device_tells_them(space):
