@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from latency.fusions import reduced_axes
 from latency.kernels import (
     Activation,
     BatchNorm,
@@ -96,8 +97,9 @@ def _op_of(graph: Graph, part: Part) -> Op:
     if kind in ("Resize", "Upsample"):
         return _resize(graph, node)
     if kind in ("Softmax", "LogSoftmax"):
-        rows = out[int(node.attrs.get("axis", -1))]
-        return Softmax(in_channels=rows, out_channels=rows, height=size(out) // rows, width=1)
+        axis = int(node.attrs.get("axis", -1)) % len(out)
+        rows, width = out[axis], size(out[axis + 1 :])
+        return Softmax(in_channels=rows, out_channels=rows, height=size(out) // (rows * width), width=width)
     if kind in ("LayerNormalization", "InstanceNormalization", "RMSNormalization", "GroupNormalization"):
         return _norm(graph, part)
     if kind in VIEWS:
@@ -112,8 +114,9 @@ def _simple(graph: Graph, part: Part, out: tuple[int, ...]) -> Op:
     if kind in BINARY_OPS and len(node.inputs) == 2:
         return _binary(graph, node, BINARY_OPS[kind], out)
     if kind in REDUCE_OPS:
-        n = size(graph.shape(node.inputs[0])) // size(out)
-        return Reduce(in_channels=max(n, 1), height=size(out), width=1, reduction=REDUCE_OPS[kind])
+        source = graph.shape(node.inputs[0])
+        n, width = size(source) // size(out), size(source[max(reduced_axes(graph, part), default=-1) + 1 :])
+        return Reduce(in_channels=max(n, 1), height=size(out) // width, width=width, reduction=REDUCE_OPS[kind])
     if kind == "Transpose":
         return _transpose(graph, node, out)
     if kind in COPY_OPS:

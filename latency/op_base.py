@@ -95,7 +95,7 @@ class Op:
         return f"{type(self).__name__}({','.join(f'{k}={v}' for k, v in _text_fields(self))})"
 
 
-_MAY_BE_ZERO = ("shortcut", "se", "start", "add", "kernel_width", "stride_width", "out_height", "out_width")
+_MAY_BE_ZERO = ("shortcut", "se", "start", "add", "blocked", "kernel_width", "stride_width", "out_height", "out_width")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "act": ACTIVATIONS,
     "dtype": DTYPES,

@@ -20,7 +20,7 @@ from latency.uncertainty import KindModel, context_std_s, network_std
 if TYPE_CHECKING:
     from latency.joint import JointFit
 
-SCHEMA = 3  # 1: no uncertainty; features by position. 2: F of ops alone only
+SCHEMA = 4  # 1: no uncertainty; features by position. 2: F of ops alone only. 3: one width for all sums of kernels
 
 
 LEAST = 0.1  # share of the sum of its ops that a network takes at least
@@ -43,7 +43,9 @@ class LatencyPredictor:
     constant_s: float = 0.0
     scale: float = 1.0
     network_rel_std: float | None = None  # spread of measured / predicted over networks; None: no network was measured
-    uncertainty: dict[str, Any] = field(default_factory=dict)  # latency.joint.JointFit.uncertainty; empty: schema 1
+    uncertainty: dict[str, Any] = field(
+        default_factory=dict
+    )  # JointFit.uncertainty or that of kernel_std; {}: schema 1
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = "this predictor"
     context: Floats | None = None  # (2,) seconds of F that a unit of frozen.CONTEXT_TERMS adds to an op in a network
