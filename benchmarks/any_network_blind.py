@@ -17,6 +17,9 @@ from benchmarks import any_network_blind_residual as residual
 from benchmarks import any_network_blind_tokens as tokens
 from benchmarks.any_network_parts import Make
 
+#: Families whose paper is also an entry of latency/kernel_space.py: their blocks, by other code, are among those drawn.
+RELATED = ("mobilenet_v1", "ghostnet", "efficientnet_v2", "xception", "regnet_y", "mlp_mixer", "yolo")
+
 Shape = tuple[int, int, int, int]
 Sized = Callable[[int, int], nn.Module]
 

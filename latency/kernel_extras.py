@@ -178,7 +178,8 @@ def _binary(d: Drawn, c: int) -> nn.Module:
         case "scalar":  # a residual scaled down (1809.00219)
             return Of(lambda x, y: x + 0.2 * y, first)
         case "power":
-            return Of(lambda x, y: x + y**1.5, first)
+            exponent = d.rng.choice((2.0, 2.0, 3.0))  # of RMS norm, of GELU by tanh
+            return Of(lambda x, y: x + y**exponent, first)
         case _:
             return Of(lambda x, y: x + torch.sqrt(y + 1.0), first)
 

@@ -19,7 +19,7 @@ class Up(nn.Module):
     def __init__(self, d: Drawn, c_in: int, c_out: int, factor: int = 2) -> None:
         super().__init__()
         ways = ("nearest", "bilinear", "bicubic", "transposed", "shuffle")
-        way = d.rng.choices(ways, (2, 2, 0.7, 4, 3))[0]
+        way = d.rng.choices(ways, (2, 2, 1.2, 4, 3))[0]
         self.way, self.factor = way, factor
         if way == "transposed":
             k, groups = d.rng.choice((factor, factor + 1, 2 * factor)), 1
@@ -84,7 +84,7 @@ class Pyramid(nn.Module):
     def __init__(self, d: Drawn, c: int) -> None:
         super().__init__()
         self.bins = d.rng.sample((1, 2, 3, 4, 6), d.rng.randint(1, 3))
-        self.mode, inner = d.rng.choices(("bilinear", "nearest", "bicubic"), (4, 3, 1))[0], divided(c // 4, 4)
+        self.mode, inner = d.rng.choices(("bilinear", "nearest", "bicubic"), (4, 3, 1.5))[0], divided(c // 4, 4)
         self.parts = nn.ModuleList(conv(c, inner, act=d.act) for _ in self.bins)
         self.last = conv(c + inner * len(self.bins), c, d.rng.choice((1, 3)), act=d.act)
 

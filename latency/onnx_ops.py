@@ -258,7 +258,19 @@ def _norm(graph: Graph, part: Part) -> Op:
 
 
 def _transpose(graph: Graph, node: Node, out: tuple[int, ...]) -> Op:
+    """A transpose as (height, in_channels, width) read so: runs of `in_channels` values that lie `width` apart.
+
+    Width 1 moves runs as they are. What else there is of axes does not matter: those that stay together are one.
+    """
     source = graph.shape(node.inputs[0])
     perm = list(node.attrs.get("perm", range(len(source))[::-1]))
     moved = [p for p in perm if source[p] > 1]
-    return View() if moved == sorted(moved) else Copy(**as_map(out), copy="transpose")
+    if moved == sorted(moved):
+        return View()
+    place = {p: i for i, p in enumerate(sorted(moved))}  # axes of size 1 left out
+    sizes, order = [source[p] for p in sorted(moved)], [place[p] for p in moved]
+    first = len(order) - 1  # of the axes that end the output and follow one another in the source
+    while first and order[first - 1] == order[first] - 1:
+        first -= 1
+    run, apart = size(tuple(sizes[p] for p in order[first:])), size(tuple(sizes[order[-1] + 1 :]))
+    return Copy(in_channels=run, out_channels=run, height=size(out) // (run * apart), width=apart, copy="transpose")
