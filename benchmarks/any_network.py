@@ -6,9 +6,9 @@ it, from the same table: a line on FLOPs through its networks, and a random fore
 it, with constant and scale fitted on its networks.
 
 Two sets: `known`, 14 families (benchmarks/any_network_models.py) with whose errors in view the model was developed,
-and `blind`, 21 others (benchmarks/any_network_blind.py), committed before any prediction of them was made. All are timed
-together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at another
-fit, and `--sets known` looks at the first alone.
+and `blind`, 21 others (benchmarks/any_network_blind.py), committed before any prediction of them was made. All are
+timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at
+another fit, and `--sets known` looks at the first alone.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from latency.stats import Floats
 ALIKE = 0.06  # relative: what networks are taken to be off before their kernels say
 CLIP = 1.5  # of log errors: a kernel that is off five times says no more than one that is off four and a half
 KNOTS = 6
-PRIOR, PRIOR_WEIGHT = 0.3, 8.0  # relative error of a kernel of which nothing is known; what that counts, in kernels
+PRIOR, PRIOR_WEIGHT = 0.3, 2.0  # relative error of a kernel of which nothing is known; what that counts, in kernels
+KIND_WEIGHT = 8.0  # kernels for which the mean of the kind counts, at each knot
 FREEDOM = 5.0  # of Student's t: networks have tails
 SHARED, NOISE, FACTOR = (0.2, 1.5), (0.02, 0.7), (1.0, 0.5)  # medians and spreads (of logit, log, log) of the priors
 
@@ -52,7 +53,8 @@ def smoothed(kernels: Kernels, which: Any) -> dict[str, Any]:
     knots = np.unique(np.quantile(at, np.linspace(0.05, 0.95, KNOTS)))
     width = max(0.4, 0.35 * float(at.std()))
     weight = np.exp(-0.5 * ((knots[:, None] - at) / width) ** 2)
-    variance = (weight @ squared + PRIOR_WEIGHT * PRIOR**2) / (weight.sum(axis=1) + PRIOR_WEIGHT)
+    of_kind = (float(squared.sum()) + PRIOR_WEIGHT * PRIOR**2) / (len(squared) + PRIOR_WEIGHT)
+    variance = (weight @ squared + KIND_WEIGHT * of_kind) / (weight.sum(axis=1) + KIND_WEIGHT)
     far = kernels.far[which]
     middle = float(np.nanmean(far)) if np.isfinite(far).any() else 0.0
     return {"log_s": knots, "log_std": 0.5 * np.log(variance), "far": middle}

@@ -204,6 +204,35 @@ def my_kernels(model):
     return collections.Counter(map(name, kernels_of(model)))
 
 
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: x.mean((2, 3)), "Reduce(in_channels=60,height=8,width=1)"),
+        (lambda x: x.mean(1), "Reduce(in_channels=8,height=1,width=60)"),
+        (lambda x: x.amax(2, keepdim=True), "Reduce(in_channels=6,height=8,width=10,reduction=max)"),
+        (lambda x: x.softmax(-1), "Softmax(in_channels=10,out_channels=10,height=48,width=1)"),
+        (lambda x: x.softmax(1), "Softmax(in_channels=8,out_channels=8,height=1,width=60)"),
+        # runs of 60 values moved whole; single values 10 apart; of a window's rows, 5 values together
+        (lambda x: x.reshape(2, 4, 6, 10).transpose(0, 1), "Copy(in_channels=60,out_channels=60,height=8,width=1,copy=transpose)"),
+        (lambda x: x.transpose(2, 3), "Copy(in_channels=6,out_channels=6,height=8,width=10,copy=transpose)"),
+        (lambda x: x.reshape(8, 2, 3, 2, 5).permute(0, 1, 3, 2, 4), "Copy(in_channels=5,out_channels=5,height=96,width=1,copy=transpose)"),
+    ],
+)  # fmt: skip
+def test_what_is_reduced_or_moved_lies_together_or_apart(function, says):
+    """(1, 8, 6, 10): the axis reduced has as many values between its own as `width` says."""
+    found = [str(k.op) for k in kernels_of(export_onnx(Call(function), (1, 8, 6, 10))) if str(k.op) != "View()"]
+    assert found == [says]
+
+
 @pytest.mark.parametrize("family", [f.name for f in ZOO if f.resolution < 299])
 def test_kernels_are_those_that_onnxruntime_runs(family, tmp_path, monkeypatch):
     """Reorders, fused residuals, splits: all of them, in a random network around every public one."""
