@@ -34,7 +34,6 @@ from latency.uncertainty import KindModel
 MIN_TREES = 40  # kernels of a kind below which trees are not tried
 MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
-RANK = 24  # of these, for its standard error: fewer points give wider errors, never narrower
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
 
@@ -73,11 +72,9 @@ def condition(
     k = kernel(group, group.theta)[0]
     k[np.diag_indices_from(k)] += log_var[which]
     alpha = np.linalg.solve(k, log_s[which] - frozen.mean_log(known.prior, x[which]))
-    some = np.sort(rng.permutation(len(which))[:RANK])
-    v = np.zeros((len(which), len(some)))
-    v[some] = np.linalg.inv(np.linalg.cholesky(k[np.ix_(some, some)])).T
-    model = freeze(group, "op", known.prior, alpha, v)
-    return {**model, "x": group.x.astype(np.float32), "v": v.astype(np.float32)}
+    nothing = np.zeros((len(which), 0))  # its standard error is latency.kernel_std's
+    model = freeze(group, "op", known.prior, alpha, nothing)
+    return {**model, "x": group.x.astype(np.float32)}
 
 
 def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from latency.calibration import spread
+from latency.calibration import Z90, spread
 from latency.fit_errors import fit_network_level
 from latency.joint import Observation
 from latency.kernel_std import FORM, kernel_rel_std, parts
@@ -26,8 +26,11 @@ CLIP = 1.5  # of log errors: a kernel that is off five times says no more than o
 KNOTS = 6
 PRIOR, PRIOR_WEIGHT = 0.3, 2.0  # relative error of a kernel of which nothing is known; what that counts, in kernels
 KIND_WEIGHT = 8.0  # kernels for which the mean of the kind counts, at each knot
+MIN_CONFORMAL = 40  # networks from which their own quantile is taken
 FREEDOM = 5.0  # of Student's t: networks have tails
-SHARED, NOISE, FACTOR = (0.2, 1.5), (0.02, 0.7), (1.0, 0.5)  # medians and spreads (of logit, log, log) of the priors
+#: Medians and spreads (of logit, log, log, log) of the priors: part shared, noise of networks, noise of what a call
+#: takes (s), and a factor on all of it.
+SHARED, NOISE, CALL, FACTOR = (0.2, 1.5), (0.02, 0.7), (1e-6, 1.0), (1.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -116,28 +119,47 @@ def calibrate(
     var = variances(about, kinds, networks, scale / total_s)
     mine = np.asarray(fold) != without
     off = measured / total_s - 1
-    about |= _network_level(var[mine], off[mine])
-    rel = np.sqrt(about["shared"] * var[:, 0] + (1 - about["shared"]) * var[:, 1] + about["noise"] ** 2)
-    about["factor"] = spread(off[mine] / rel[mine])
+    about |= _network_level(var[mine], off[mine], total_s[mine])
+    rel = np.sqrt(
+        about["shared"] * var[:, 0]
+        + (1 - about["shared"]) * var[:, 1]
+        + about["noise"] ** 2
+        + (about["call_s"] / total_s) ** 2
+    )
+    about["factor"] = _factor(off[mine] / rel[mine])
     return about, about["factor"] * rel
 
 
-def _network_level(var: Floats, off: Floats) -> dict[str, float]:
-    """The part of errors that is shared and the noise of largest likelihood; a factor on all is found and left out."""
+def _network_level(var: Floats, off: Floats, total_s: Floats) -> dict[str, float]:
+    """The part of errors that is shared and the noises of largest likelihood; a factor on all is found and left out."""
     from scipy.optimize import minimize
     from scipy.stats import t
 
-    medians = np.array([np.log(SHARED[0] / (1 - SHARED[0])), np.log(NOISE[0]), np.log(FACTOR[0])])
-    spreads = np.array([SHARED[1], NOISE[1], FACTOR[1]])
+    priors = np.array([SHARED, NOISE, CALL, FACTOR])
+    medians, spreads = np.log(priors[:, 0]), priors[:, 1]
+    medians[0] -= np.log(1 - SHARED[0])
 
     def cost(theta: Floats) -> float:
         shared = 1 / (1 + np.exp(-theta[0]))
-        std = np.exp(theta[2]) * np.sqrt(shared * var[:, 0] + (1 - shared) * var[:, 1] + np.exp(2 * theta[1]))
+        variance = shared * var[:, 0] + (1 - shared) * var[:, 1]
+        std = np.exp(theta[3]) * np.sqrt(variance + np.exp(2 * theta[1]) + (np.exp(theta[2]) / total_s) ** 2)
         likely = float((t.logpdf(off / std, FREEDOM) - np.log(std)).sum())
         return -likely + 0.5 * float((((theta - medians) / spreads) ** 2).sum())
 
-    theta = minimize(cost, medians, method="Nelder-Mead").x
-    return {"shared": float(1 / (1 + np.exp(-theta[0]))), "noise": float(np.exp(theta[1]))}
+    theta = minimize(cost, medians, method="Nelder-Mead", options={"maxiter": 2000}).x
+    shared, noise, call = 1 / (1 + np.exp(-theta[0])), np.exp(theta[1]), np.exp(theta[2])
+    return {"shared": float(shared), "noise": float(noise), "call_s": float(call)}
+
+
+def _factor(z: Floats) -> float:
+    """Factor on standard errors so that -+ 1.645 of them holds 90 %, from errors `z` (n,) in standard errors.
+
+    The smallest that holds 90 of 100 of one network more than there are (conformal prediction, 1604.04173); of few by
+    latency.calibration.spread.
+    """
+    if len(z) < MIN_CONFORMAL:
+        return spread(z)
+    return float(np.sort(np.abs(z))[int(np.ceil(0.9 * (len(z) + 1))) - 1]) / Z90
 
 
 @dataclass(frozen=True)

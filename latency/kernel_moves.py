@@ -53,7 +53,7 @@ class Down(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
+        h, w = int(x.shape[-2]), int(x.shape[-1])
         if h % 2 or w % 2:
             x = functional.pad(x, (0, w % 2, 0, h % 2))
         if self.way == "unshuffle":
@@ -70,7 +70,7 @@ class DownAndUp(nn.Module):
         self.down, self.body, self.up = Down(d, c), conv(c, c, d.rng.choice((1, 3)), 1, 1, d.act), Up(d, c, c)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
+        h, w = int(x.shape[-2]), int(x.shape[-1])
         y = self.up(self.body(self.down(x)))
         if y.shape[-2:] != x.shape[-2:]:
             y = y[..., :h, :w]
@@ -89,7 +89,7 @@ class Pyramid(nn.Module):
         self.last = conv(c + inner * len(self.bins), c, d.rng.choice((1, 3)), act=d.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
+        h, w = int(x.shape[-2]), int(x.shape[-1])
         found = [x]
         for bins, part in zip(self.bins, self.parts, strict=True):
             y = part(functional.avg_pool2d(x, (max(1, h // bins), max(1, w // bins))))

@@ -52,6 +52,12 @@ def kernel_rel_std(of_kind: Mapping[str, Any] | None, slope: float, seconds: Flo
     return np.asarray(np.exp(log_std + 0.5 * slope * away), dtype=np.float64)
 
 
+def log_std(about: Mapping[str, Any], name: str, model: Frozen, features_ND: Floats, log_s: Floats) -> Floats:
+    """(n,) standard errors of log F of kernels of the kind `name`, predicted to be `log_s` (n,) by `model`."""
+    far = distance(model, features_ND)
+    return kernel_rel_std(about["spread"].get(name), about["far_slope"], np.exp(log_s), far)
+
+
 def parts(errors: Sequence[tuple[str, float]]) -> tuple[float, float]:
     """(variance where errors of one kind are one error, variance where all are independent) of (kind, error) pairs."""
     by_kind: Counter[str] = Counter()
@@ -85,7 +91,12 @@ def network_std_s(
         errors += [(name, float(s)) for s in std]
         outside += float(std[_outside(kinds[name], x)].sum())
     together, apart = parts(errors)
-    variance = about["shared"] * together + (1 - about["shared"]) * apart + (about["noise"] * seconds) ** 2
+    variance = (
+        about["shared"] * together
+        + (1 - about["shared"]) * apart
+        + (about["noise"] * seconds) ** 2
+        + about["call_s"] ** 2
+    )
     return float(np.hypot(about["factor"] * np.sqrt(variance), outside))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from devices.errors import UserError
-from latency import frozen, pickles
+from latency import frozen, kernel_std, pickles
 from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.frozen import Frozen
 from latency.ops import Op
@@ -83,7 +83,10 @@ class LatencyPredictor:
             if kind.model is None:
                 mean[indices], std[indices] = np.array([kind.known[str(ops[i])] for i in indices]).T
             else:
-                log_s, log_std = frozen.predict(kind.model, feature_matrix([ops[i] for i in indices]))
+                x = feature_matrix([ops[i] for i in indices])
+                log_s, log_std = frozen.predict(kind.model, x)
+                if self.uncertainty.get("form") == kernel_std.FORM:
+                    log_std = kernel_std.log_std(self.uncertainty, name, kind.model, x, log_s)
                 mean[indices] = np.exp(log_s)
                 std[indices] = mean[indices] * log_std
         return mean, std

@@ -130,7 +130,15 @@ def _predictor(outside: bool):
     low = x + 1.0 if outside else x
     kinds = {"Pointwise": KindModel(trees, {}, {"act": ["none"], "dtype": ["fp32"]}, low, x + 2.0)}
     spread = {"Pointwise": {"log_s": np.log([1e-5, 1e-3]), "log_std": np.log([0.2, 0.2]), "far": 0.0}}
-    about = {"form": FORM, "spread": spread, "far_slope": 1.0, "shared": 0.0, "noise": 0.0, "factor": 1.5}
+    about = {
+        "form": FORM,
+        "spread": spread,
+        "far_slope": 1.0,
+        "shared": 0.0,
+        "noise": 0.0,
+        "call_s": 0.0,
+        "factor": 1.5,
+    }
     return LatencyPredictor("x", kinds, uncertainty=about), op
 
 
@@ -148,7 +156,7 @@ def test_kernels_outside_what_was_measured_widen_it():
 
 
 def test_a_kernel_looked_up_has_a_width_too():
-    about = {"form": FORM, "spread": {}, "far_slope": 0.0, "shared": 0.5, "noise": 0.0, "factor": 1.0}
+    about = {"form": FORM, "spread": {}, "far_slope": 0.0, "shared": 0.5, "noise": 0.0, "call_s": 0.0, "factor": 1.0}
     kinds = {"View": KindModel(None, {"View()": (1e-6, 1e-7)}, {}, np.zeros(len(FEATURES)), np.zeros(len(FEATURES)))}
     assert network_std_s(about, kinds, [k.View()], np.array([1e-6]), 1e-6) == pytest.approx(LOOKED_UP * 1e-6)
 
