@@ -115,6 +115,7 @@ def calibrate(
     which = {name: np.flatnonzero(k.fold != without) for name, k in kinds.items()}
     spreads = {name: smoothed(k, which[name]) for name, k in kinds.items() if len(which[name])}
     about: dict[str, Any] = {"form": FORM, "spread": spreads, "far_slope": far_slope(kinds, spreads, which)}
+    about["scale"] = scale
     measured = np.array([o.seconds for o in networks])
     var = variances(about, kinds, networks, scale / total_s)
     mine = np.asarray(fold) != without

@@ -84,7 +84,7 @@ def network_std_s(
     for name, mine in each.items():
         count = Counter(op for op in ops if type(op).__name__ == name)
         x, w = feature_matrix(list(mine)), np.array(list(mine.values()))
-        single = w / np.array([count[op] for op in mine])
+        single = w / about["scale"] / np.array([count[op] for op in mine])  # F
         std = w * kernel_rel_std(
             about["spread"].get(name), about["far_slope"], np.maximum(single, 1e-12), distance(kinds[name].model, x)
         )

@@ -9,6 +9,7 @@ import pytest
 
 from latency import kernels as k
 from latency import pickles
+from latency.disagree import Gap, recalibrated
 from latency.features import FEATURES, feature_matrix
 from latency.joint import Observation
 from latency.kernel_fit import condition, process
@@ -134,6 +135,7 @@ def _predictor(outside: bool):
         "form": FORM,
         "spread": spread,
         "far_slope": 1.0,
+        "scale": 1.0,
         "shared": 0.0,
         "noise": 0.0,
         "call_s": 0.0,
@@ -156,9 +158,27 @@ def test_kernels_outside_what_was_measured_widen_it():
 
 
 def test_a_kernel_looked_up_has_a_width_too():
-    about = {"form": FORM, "spread": {}, "far_slope": 0.0, "shared": 0.5, "noise": 0.0, "call_s": 0.0, "factor": 1.0}
+    about = {
+        "form": FORM,
+        "spread": {},
+        "far_slope": 0.0,
+        "scale": 1.0,
+        "shared": 0.5,
+        "noise": 0.0,
+        "call_s": 0.0,
+        "factor": 1.0,
+    }
     kinds = {"View": KindModel(None, {"View()": (1e-6, 1e-7)}, {}, np.zeros(len(FEATURES)), np.zeros(len(FEATURES)))}
     assert network_std_s(about, kinds, [k.View()], np.array([1e-6]), 1e-6) == pytest.approx(LOOKED_UP * 1e-6)
+
+
+def test_recalibrating_keeps_relative_widths():
+    predictor, op = _predictor(outside=False)
+    uneven = {**predictor.uncertainty["spread"]["Pointwise"], "log_std": np.log([0.4, 0.1])}
+    about = {**predictor.uncertainty, "spread": {"Pointwise": uneven}, "call_s": 1e-5}
+    predictor = dataclasses.replace(predictor, uncertainty=about)
+    twice = recalibrated(predictor, Gap("scale", 2.0, (1.9, 2.1), 0.01, 0.01, 3), {}, [])
+    assert twice.network_s([op]) == pytest.approx(tuple(2 * v for v in predictor.network_s([op])))
 
 
 def test_it_is_kept_in_a_file_and_a_file_with_one_width_still_loads(tmp_path):
