@@ -116,8 +116,9 @@ def recalibrated(
     `states` are those of the device (latency.device_state.states) while the networks were timed.
     """
     about = dict(predictor.uncertainty)
-    if about:
-        about["typical_s"] = about["typical_s"] * gap.scale
+    for name in ("typical_s", "scale", "call_s"):  # of the evidence model; of sums of kernels
+        if name in about:
+            about[name] = about[name] * gap.scale
     done = {
         "scale": gap.scale,
         "interval": list(gap.interval),

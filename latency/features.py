@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from latency.flops import bytes_moved, kernels, macs, params
-from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Windowed
+from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Resize, Windowed
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
@@ -127,6 +127,8 @@ def _of_kernel(op: Op) -> list[float]:
         ragged = float(not blocked(op))
     elif isinstance(op, Pooling | GlobalPool):  # pooled in blocks, or one number at a time
         ragged = float(op.in_channels % LANES != 0)
+    elif isinstance(op, Resize):
+        ragged = float(not op.blocked)
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
     numbers += [float(np.log1p(bytes_moved(op))), float(np.log1p(macs(op)))]  # steps where caches end

@@ -29,6 +29,9 @@ def _pad_before(parts: Parts, i: int) -> None:
     value = parts.graph.scalar(before[1].node.inputs[2]) if len(before[1].node.inputs) > 2 else None
     if before[1].node.attrs.get("mode", "constant") != "constant" or value not in (None, 0.0):
         return
+    graph = parts.graph
+    if graph.shape(before[1].inputs[0])[:2] != graph.shape(part.inputs[0])[:2]:  # channels of zeros: a kernel
+        return
     node = replace(part.node, inputs=(before[1].inputs[0], *part.node.inputs[1:]))
     made = replace(part, inputs=(before[1].inputs[0], *part.inputs[1:]), node=node,
                    members=(*before[1].members, *part.members))  # fmt: skip

@@ -19,11 +19,12 @@ from latency.accuracy import scores
 from latency.console import Report, quiet
 from latency.estimators import freeze_trees, spread, varying
 from latency.features import FEATURES, discrete_values, feature_matrix
-from latency.fit_errors import fit_network_level
 from latency.fitting import Details, software
 from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
+from latency.kernel_intervals import Kernels, NetworkLevel, fit_level
+from latency.kernel_std import distance
 from latency.op_fit import FitError, LeftOut
 from latency.ops import Op
 from latency.predictor import LatencyPredictor
@@ -33,7 +34,6 @@ from latency.uncertainty import KindModel
 MIN_TREES = 40  # kernels of a kind below which trees are not tried
 MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
-RANK = 24  # of these, for its standard error: fewer points give wider errors, never narrower
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
 
@@ -72,11 +72,9 @@ def condition(
     k = kernel(group, group.theta)[0]
     k[np.diag_indices_from(k)] += log_var[which]
     alpha = np.linalg.solve(k, log_s[which] - frozen.mean_log(known.prior, x[which]))
-    some = np.sort(rng.permutation(len(which))[:RANK])
-    v = np.zeros((len(which), len(some)))
-    v[some] = np.linalg.inv(np.linalg.cholesky(k[np.ix_(some, some)])).T
-    model = freeze(group, "op", known.prior, alpha, v)
-    return {**model, "x": group.x.astype(np.float32), "v": v.astype(np.float32)}
+    nothing = np.zeros((len(which), 0))  # its standard error is latency.kernel_std's
+    model = freeze(group, "op", known.prior, alpha, nothing)
+    return {**model, "x": group.x.astype(np.float32)}
 
 
 def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:
@@ -112,6 +110,7 @@ class KindFit:
     errors: dict[str, float]  # MAPE of each candidate
     left_out_s: Floats  # (n,) predictions by the one chosen
     nested: Floats  # (n,) relative errors where each fold is predicted by the candidate that did best on the others
+    far: Floats  # (n,) distance of each kernel to those that its prediction is from
 
 
 def network_folds(ops: Sequence[Op], networks: Sequence[Observation], rng: np.random.Generator) -> tuple[Any, Any]:
@@ -133,12 +132,14 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     if len(x) - max(map(len, parts)) < len(x) / 3:  # a kind of few networks: by kernels then
         parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
     tried: dict[str, Floats] = {"gaussian_process": np.empty(len(x))}
-    trees = len(x) >= MIN_TREES
+    trees, far = len(x) >= MIN_TREES, np.empty(len(x))
     if trees:
         tried |= {"boosted_trees": np.empty(len(x)), "blend": np.empty(len(x))}
     for part in parts:
         rest = np.setdiff1d(np.arange(len(x)), part)
-        tried["gaussian_process"][part] = frozen.predict(condition(known, x, log_s, log_var, rest, rng), x[part])[0]
+        made_without = condition(known, x, log_s, log_var, rest, rng)
+        tried["gaussian_process"][part] = frozen.predict(made_without, x[part])[0]
+        far[part] = distance(made_without, x[part])
         if trees:
             tried["boosted_trees"][part] = frozen.predict(boosted(x[rest], log_s[rest], log_var[rest]), x[part])[0]
             tried["blend"][part] = (tried["gaussian_process"][part] + tried["boosted_trees"][part]) / 2
@@ -154,7 +155,7 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     if chosen != "gaussian_process":
         made = boosted(x, log_s, log_var)
         full = {**made, "std": std} if chosen == "boosted_trees" else blend([full, made], std)
-    return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested)
+    return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested, far)
 
 
 def fit_kernels(
@@ -174,6 +175,7 @@ def fit_kernels(
     chosen: dict[str, str] = {}
     cv: dict[str, dict[str, float]] = {}
     left_out: dict[str, LeftOut] = {}
+    told: dict[str, Kernels] = {}
     nested: list[Floats] = []
     names = sorted({type(o.ops[0]).__name__ for o in ops})
     folds, fold_of_network = network_folds([o.ops[0] for o in ops], networks, np.random.default_rng(0))
@@ -191,6 +193,7 @@ def fit_kernels(
             nested.append(fitted.nested)
             std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
             left_out[name] = LeftOut(tuple(o.ops[0] for o in mine), seconds, predicted, std)
+            told[name] = Kernels(left_out[name].ops, predicted, seconds, fitted.far, fold)
             known = {}
         discrete: dict[str, list[str]] = {}
         for o in mine:
@@ -204,29 +207,22 @@ def fit_kernels(
     missing = [[op for op in o.ops if op not in apart] for o in networks]
     sums += np.array([float(plain.predict_s([op for op in m if plain.covers_kind(op)]).sum()) for m in missing])
     measured = np.array([o.seconds for o in networks])
-    stderr = np.array([o.stderr_s for o in networks])
-    constant, scale, rel_std, total, total_std, line = 0.0, 1.0, None, sums.copy(), np.zeros_like(sums), sums.copy()
+    level = NetworkLevel(0.0, 1.0, {}, sums.copy(), np.zeros_like(sums))
+    line = sums.copy()
     if len(networks) >= MIN_OPS:
-        # A network takes no less than its kernels for being small, so the constant is not below 0.
-        constant, scale = fit_network_level(sums, measured, stderr, least_constant_s=0.0)
+        level = fit_level(sums, networks, told, fold_of_network)
         work = np.array([float(sum(map(macs, o.ops))) for o in networks])
         for f in np.unique(fold_of_network):
             mine, rest = fold_of_network == f, fold_of_network != f
-            level = fit_network_level(sums[rest], measured[rest], stderr[rest], least_constant_s=0.0)
-            total[mine] = level[0] + level[1] * sums[mine]
             line[mine] = np.polyval(np.polyfit(work[rest], measured[rest], 1, w=1 / measured[rest]), work[mine])
-        off = total / measured - 1
-        rel_std = spread(off)
-        for f in np.unique(fold_of_network):  # the width, too, from the others
-            mine = fold_of_network == f
-            total_std[mine] = spread(off[~mine]) * total[mine]
-    errors = _errors(left_out, cv, chosen, ops, networks, (total, total_std, line), measured, nested)
+    errors = _errors(left_out, cv, chosen, ops, networks, (level.total_s, level.std_s, line), measured, nested)
     predictor = LatencyPredictor(
-        device, kinds, constant, scale, rel_std, {}, {**provenance, "errors": errors, "software": software()}
-    )
-    shown = networks if rel_std is not None else []
+        device, kinds, level.constant_s, level.scale, None, level.uncertainty,
+        {**provenance, "errors": errors, "software": software()},
+    )  # fmt: skip
+    shown = networks if level.uncertainty else []
     n = len(shown)
-    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], total[:n], total_std[:n])
+    return predictor, Details(left_out, [o.ops for o in shown], measured[:n], level.total_s[:n], level.std_s[:n])
 
 
 def _errors(

@@ -25,6 +25,7 @@ _NAMES = {
     "FusedMatMul": "matmul", "LayerNormalization": "norm", "SkipLayerNormalization": "norm",
     "InstanceNormalization": "norm", "BatchNormalization": "batchnorm", "Upsample": "resize", "Split": "slice",
     "DepthToSpace": "shuffle", "SpaceToDepth": "shuffle", "ReduceMean": "reduce", "ReduceSum": "reduce",
+    "ReduceMax": "reduce", "ReduceMin": "reduce", "ReduceProd": "reduce", "ReduceL2": "reduce", "ArgMax": "reduce",
     "ConvTranspose": "transposedconv", "HardSigmoid": "hsigmoid", "LeakyRelu": "leaky", "Clip": "relu6",
     "Tile": "expand", "Concat": "join",
 }  # fmt: skip

@@ -11,9 +11,13 @@ from torch import nn
 from latency import kernel_blocks as blocks
 from latency import kernel_joins as joins
 from latency.kernel_blocks import Drawn, Mixer, NormChannels, Transformer, conv
+from latency.kernel_extras import EXTRAS, REDUCE, Of
+from latency.kernel_moves import MOVES, Up
 from latency.kernel_space import Draw
 
 CLASSES = (10, 100, 1000, 1000)
+FEW_CLASSES = (2, 10, 12, 35, 100)  # of networks too narrow for a thousand
+NARROW = 64  # channels before the head
 
 Block = Callable[[Drawn, int, int, int], nn.Module]
 
@@ -44,18 +48,25 @@ BUILD: dict[str, Block] = {
 }  # fmt: skip
 
 
+#: Blocks and extras alike.
+BUILD |= {name: lambda d, i, o, s, make=make: make(d, i) for name, make in (EXTRAS | MOVES).items()}  # type: ignore[misc]
+
+
 class Tokens(nn.Module):
     """Patches -> tokens with positions (and a class token) -> blocks -> classes."""
 
     def __init__(self, d: Drawn, draw: Draw) -> None:
         super().__init__()
-        c, patch = draw.stem_channels, 16
-        n = (draw.resolution // patch) ** 2
+        c = draw.stem_channels
+        sides = (draw.resolution, draw.across)
+        few = [p for p in (4, 8, 16, 16, 32) if 4 <= (sides[0] // p) * (sides[1] // p) <= 400]
+        patch = d.rng.choice(few)
+        n = (sides[0] // patch) * (sides[1] // patch)
         mixer = draw.stages[0][0] == "mixer"
-        self.patches = nn.Conv2d(3, c, patch, patch)
+        self.patches = nn.Conv2d(draw.in_channels, c, patch, patch)
         self.token = None if mixer or d.rng.random() < 0.3 else nn.Parameter(torch.zeros(1, 1, c))
         self.position = nn.Parameter(torch.zeros(1, n + (self.token is not None), c))
-        heads, ratio, fused = c // d.rng.choice((32, 64)), d.rng.choice((2, 3, 4)), d.rng.random() < 0.5
+        heads, ratio, fused = max(2, c // d.rng.choice((32, 64))), d.rng.choice((2, 3, 4)), d.rng.random() < 0.5
         self.blocks = nn.Sequential(
             *(Mixer(n, c) if mixer else Transformer(c, heads, ratio, fused) for _ in range(draw.stages[0][2]))
         )
@@ -85,8 +96,8 @@ class UNet(nn.Module):
             skip = channels[i]
             if strides[i] == 1:
                 continue
-            if d.rng.random() < 0.3:
-                ups.append(nn.ConvTranspose2d(c, skip, 2, 2))
+            if d.rng.random() < 0.7:
+                ups.append(Up(d, c, skip))
                 c = skip
             else:
                 ups.append(nn.Upsample(scale_factor=2, mode=mode))
@@ -109,32 +120,41 @@ class UNet(nn.Module):
         return out
 
 
-def _stem(d: Drawn, kind: str, channels: int) -> nn.Module:
+def _stem(d: Drawn, kind: str, channels: int, c_in: int) -> nn.Module:
     match kind:
         case "conv7":
-            return nn.Sequential(conv(3, channels, d.rng.choice((7, 7, 3)), 2, act=d.act), nn.MaxPool2d(3, 2, 1))
+            return nn.Sequential(conv(c_in, channels, d.rng.choice((7, 7, 3)), 2, act=d.act), nn.MaxPool2d(3, 2, 1))
         case "conv3s2":
-            return conv(3, channels, 3, 2, act=d.act)
+            return conv(c_in, channels, 3, 2, act=d.act)
         case "conv3s2v":
-            return nn.Sequential(nn.Conv2d(3, channels, 3, 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            return nn.Sequential(nn.Conv2d(c_in, channels, 3, 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
         case "patch4":
-            return nn.Sequential(nn.Conv2d(3, channels, 4, 4), NormChannels(channels))
+            return nn.Sequential(nn.Conv2d(c_in, channels, 4, 4), NormChannels(channels))
         case "conv3":
-            return conv(3, channels, 3, 1, act=d.act)
+            return conv(c_in, channels, 3, 1, act=d.act)
     raise ValueError(f"unknown stem '{kind}'")
 
 
+def _pooled(d: Drawn) -> list[nn.Module]:
+    """(n, c, h, w) -> (n, c): by a pooling mostly, else by a reduction, which runtimes run by another kernel."""
+    if d.rng.random() < 0.35:
+        reduce = REDUCE[d.rng.choice(("mean", "mean", "mean", "sum", "max"))]
+        return [Of(lambda x: reduce(x, (2, 3), False))]
+    return [nn.AdaptiveAvgPool2d(1) if d.rng.random() < 0.85 else nn.AdaptiveMaxPool2d(1), nn.Flatten()]
+
+
 def _head(d: Drawn, kind: str, channels: int) -> nn.Module:
-    classes = d.rng.choice(CLASSES)
-    pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    narrow = channels <= NARROW
+    classes = d.rng.choice(FEW_CLASSES if narrow else CLASSES)
+    pool = _pooled(d)
     match kind:
         case "pool":
             return nn.Sequential(*pool, nn.Linear(channels, classes))
         case "wide":
-            wide = d.rng.choice((640, 960, 1280))
+            wide = channels * d.rng.choice((2, 4, 6)) if narrow else d.rng.choice((640, 960, 1280))
             return nn.Sequential(conv(channels, wide, act=d.act), *pool, nn.Linear(wide, classes))
         case "dense":
-            wide = d.rng.choice((256, 512, 1024, 2048))
+            wide = d.rng.choice((32, 64, 84, 120, 256) if narrow else (256, 512, 1024, 2048))
             return nn.Sequential(
                 *pool, nn.Linear(channels, wide), nn.ReLU(), nn.Dropout(), nn.Linear(wide, wide), nn.ReLU(),
                 nn.Linear(wide, classes),
@@ -144,7 +164,13 @@ def _head(d: Drawn, kind: str, channels: int) -> nn.Module:
         case "norm":
             return nn.Sequential(*pool, nn.LayerNorm(channels), nn.Linear(channels, classes))
         case "detect":
-            return nn.Conv2d(channels, 3 * 85, 1)
+            return nn.Conv2d(channels, 3 * d.rng.choice((6, 25, 85)), 1)
+        case "segment":
+            few = d.rng.choice((2, 5, 19, 21))
+            return nn.Sequential(nn.Conv2d(channels, few, 1), Up(d, few, few, d.rng.choice((2, 4))), nn.Softmax(1))
+        case "embed":
+            unit = Of(lambda x: nn.functional.normalize(x, dim=1))
+            return nn.Sequential(*pool, nn.Linear(channels, d.rng.choice((32, 64, 128, 256))), unit)
     raise ValueError(f"unknown head '{kind}'")
 
 
@@ -152,10 +178,10 @@ def build_draw(draw: Draw) -> tuple[nn.Module, tuple[int, int, int, int]]:
     """The network of a draw, and its input shape. The same draw gives the same network; weights are torch's."""
     rng = random.Random(draw.seed)
     d = Drawn(rng, rng.choices(tuple(blocks.ACTS), (6, 2, 2, 2, 1, 1))[0])
-    shape = (1, 3, draw.resolution, draw.resolution)
+    shape = draw.input_shape
     if draw.head == "tokens":
         return Tokens(d, draw), shape
-    stem, channels = _stem(d, draw.stem, draw.stem_channels), draw.stem_channels
+    stem, channels = _stem(d, draw.stem, draw.stem_channels, draw.in_channels), draw.stem_channels
     stages, before = [], []
     for block, out, depth, stride in draw.stages:
         before.append(channels)

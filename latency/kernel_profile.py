@@ -5,7 +5,7 @@ most time in kernels that are predicted badly: a model is fitted to what is meas
 of the measured kernels most like it, each left out of its fit. Test networks play no part: they are not known here.
 
 A kernel's time is its share of its network's: what the runtime's profile says of it, plus what passes between two
-kernels, scaled to the network's time without the profile. So the kernels of a network sum to it.
+kernels, scaled to the network's time without the profile, less what a call takes besides. So they sum to it.
 Where a runtime tells no kernels apart, lone kernels are timed instead, and the evidence model does the rest.
 """
 
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 NAME = "kernels"
 LOT = 50  # networks drawn, measured and learnt from at a time
 POOL = 2.5  # candidates drawn for each network of a later lot
+MAX_MACS = 4e9  # of a network drawn: one of ten times as many takes the time of ten
 LONE = 150  # kernels of a lot timed alone, where the runtime does not tell them apart
+MIN_NETWORKS = 10  # of a lot, from which what a call takes besides its kernels is told
 LEAST = 0.2  # of what the profile says of a kernel that is its own at least
 KERNEL_SHARE = 0.55  # of the budget that goes to the time of kernels inside networks
 
@@ -71,8 +73,8 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """(1, 3, size, size)."""
-        return (1, 3, self.draw.resolution, self.draw.resolution)
+        """(1, channels, height, width)."""
+        return self.draw.input_shape
 
     def workload(self) -> Workload:
         """The network as something to time."""
@@ -81,16 +83,21 @@ class Network:
 
 def drawn_networks(n: int, rng: random.Random, runtime: str, known: set[str]) -> list[Network]:
     """`n` random networks whose kernels the vocabulary has, none with a key in `known`; their keys are added to it."""
+    from devices.base import DeviceError
     from devices.onnx_cpu import export_onnx
     from latency.onnx_graph import kernels_of
 
     found: list[Network] = []
     while len(found) < n:
         network = Network(draw(rng), ())
-        made = kernels_of(export_onnx(network.make(), network.input_shape), rules_for(runtime))
+        try:
+            made = kernels_of(export_onnx(network.make(), network.input_shape), rules_for(runtime))
+        except DeviceError:  # now and then the exporter fails at a combination of blocks
+            continue
         network = replace(network, kernels=made)
         key = network_text(network.ops)
-        if all(k.op is not None for k in made) and key not in known:
+        small = sum(k.macs for k in made) <= MAX_MACS
+        if small and all(k.op is not None for k in made) and key not in known:
             known.add(key)
             found.append(network)
     return found
@@ -193,7 +200,7 @@ def measure_kernels(
     networks = {network_text(n.ops): n for n in lot}
     runs = profiled_runs(_Profiled(device), todo, policy, rng, ui)
     walls = {key: known[key].median_s for key in runs}
-    seconds = kernel_seconds([[r.seconds for r in runs[k]] for k in runs], list(walls.values()))
+    seconds, call_s = kernel_seconds([[r.seconds for r in runs[k]] for k in runs], list(walls.values()))
     samples: dict[Op, list[Floats]] = {}
     pairs, named = 0, []
     for key, of_network in zip(runs, seconds, strict=True):
@@ -208,7 +215,8 @@ def measure_kernels(
         if str(op) not in known:
             table.append(kernel_row(op, found_s, session))
     asked = sum(len(networks[key].kernels) for key in runs)
-    return {"kernels": asked, "kernels_named": pairs, "time_named": round(float(np.mean(named)), 4)}
+    facts = {"kernels": asked, "kernels_named": pairs, "time_named": round(float(np.mean(named)), 4)}
+    return {**facts, "call_s": round(call_s, 8)}
 
 
 def profiled_runs(
@@ -247,25 +255,32 @@ class _Profiled:
         return dict(self._device.describe())
 
 
-def kernel_seconds(profiles: Sequence[Sequence[Sequence[float]]], walls_s: Sequence[float]) -> list[Floats]:
-    """For each network (kernels, inferences) seconds of its kernels, which sum to its wall time.
+def kernel_seconds(
+    profiles: Sequence[Sequence[Sequence[float]]], walls_s: Sequence[float]
+) -> tuple[list[Floats], float]:
+    """For each network (kernels, inferences) seconds of its kernels, which with the seconds that a call takes besides,
+    returned too, sum to its wall time.
 
     `profiles`: seconds of each kernel in each inference, of each network; `walls_s`: seconds of each network without
     the profile. Between two kernels the runtime spends time that the profile does not show, and noting a kernel takes
-    time that the profile does show, about the same for all: wall = a * sum of the profile + b * kernels, with a and b
-    by relative least squares over the networks. b may be below zero.
+    time that the profile does show, about the same for all: wall = a * sum of the profile + b * kernels + c, with a, b
+    and c by relative least squares over the networks. b may be below zero. c, what a call takes however few kernels
+    it runs, may not, and is no more than half of the shortest call: it is looked for where networks are many.
     """
     times = [np.asarray(p, dtype=np.float64) for p in profiles]
     sums, wall = np.array([float(np.median(t.sum(axis=0))) for t in times]), np.asarray(walls_s, dtype=np.float64)
-    rate, each_s = 1.0, 0.0
+    rate, each_s, call_s = 1.0, 0.0, 0.0
     if len(wall) > 1:
-        design = np.column_stack([sums, [float(len(t)) for t in times]]) / wall[:, None]
-        (rate, each_s), *_ = np.linalg.lstsq(design, np.ones(len(wall)), rcond=None)
+        design = np.column_stack([sums, [float(len(t)) for t in times], np.ones(len(wall))]) / wall[:, None]
+        if len(wall) >= MIN_NETWORKS:
+            (rate, each_s, call_s), *_ = np.linalg.lstsq(design, np.ones(len(wall)), rcond=None)
+            call_s = float(np.clip(call_s, 0.0, 0.5 * wall.min()))
+        (rate, each_s), *_ = np.linalg.lstsq(design[:, :2], 1.0 - call_s / wall, rcond=None)
     found = []
     for t, w in zip(times, wall, strict=True):
         full = np.maximum(rate * t + each_s, LEAST * t)
-        found.append(np.asarray(full / full.sum(axis=0) * w, dtype=np.float64))
-    return found
+        found.append(np.asarray(full / full.sum(axis=0) * (w - call_s), dtype=np.float64))
+    return found, call_s
 
 
 def kernel_row(op: Op, samples: Sequence[Floats], session: int) -> Row:

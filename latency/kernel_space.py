@@ -93,21 +93,41 @@ ZOO: tuple[Family, ...] = (
 #: Families whose kernels are in few others are drawn more often, by their head.
 OFTEN = {"tokens": 2.0, "unet": 2.0, "unet_linear": 2.0, "norm": 2.0}
 
+#: What is put between stages (latency/kernel_extras.py, kernel_moves.py), so that kernels that few blocks have come in
+#: many sizes; how often each is drawn.
+EXTRAS = {
+    "pooled_gate": 2.0, "spatial_gate": 1.5, "axis_gates": 1.0, "context": 1.0, "channel_weights": 1.0, "normed": 1.5,
+    "unit_length": 0.7, "carried": 1.5, "lone": 1.5, "binary": 1.5, "map_attention": 1.0, "down_and_up": 2.0,
+    "pyramid": 1.0, "padded": 0.7, "windows": 1.0, "dilated": 0.7, "grouped": 1.0, "steps": 1.0, "everywhere": 0.7,
+}  # fmt: skip
+WITH_EXTRAS = 0.6  # of networks have extras; of these
+AFTER_STAGE = 0.6  # of stages are followed by one
+TINY = 0.2  # of networks are small enough that what each kernel starts with counts
+OBLONG = 0.15  # of networks take a map that is not square
+OTHER_HEADS = {"segment": 0.06, "embed": 0.06}  # in place of "pool"
+
 #: Blocks that fit wherever a map of channels goes in and one comes out.
 BLOCKS = tuple(sorted({row[0] for f in ZOO for row in f.stages} - {"transformer", "mixer"}))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A random network: what to build. `stages`: (block, channels, blocks, stride)."""
+    """A random network: what to build. `stages`: (block or extra, channels, how many, stride)."""
 
     family: str
     resolution: int
+    across: int  # the width of the input, where `resolution` is its height
+    in_channels: int
     stem: str
     stem_channels: int
     stages: tuple[StageRow, ...]
     head: str
     seed: int  # of what is drawn inside blocks: kernels, expansions
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(batch, channels, height, width)."""
+        return (1, self.in_channels, self.resolution, self.across)
 
 
 def log_uniform(rng: random.Random, low: float, high: float) -> float:
@@ -124,17 +144,47 @@ def width(rng: random.Random, channels: float) -> int:
 def draw(rng: random.Random, family: Family | None = None) -> Draw:
     """A random network around an entry of the zoo (any of them where `family` is None)."""
     family = family or rng.choices(ZOO, [OFTEN.get(f.head, 1.0) for f in ZOO])[0]
-    wide, tall = log_uniform(rng, 0.3, 1.25), log_uniform(rng, 0.4, 1.15)
+    tiny = rng.random() < TINY
+    wide = log_uniform(rng, 0.06, 0.4) if tiny else log_uniform(rng, 0.3, 1.25)
+    tall = log_uniform(rng, 0.15, 0.3) if tiny else log_uniform(rng, 0.4, 1.15)
     patch = 16 if family.stem == "patch16" else 32 if family.resolution < 299 else 1
-    resolution = max(2 * patch, round(family.resolution * tall / patch) * patch, 48)
-    stages = []
-    for block, channels, blocks, stride in family.stages:
+    if tiny:
+        patch = 16 if family.stem == "patch16" or family.head.startswith("unet") else 8
+    resolution = max(2 * patch, round(family.resolution * tall / patch) * patch, 16 if tiny else 48)
+    across = max(2 * patch, round(resolution * log_uniform(rng, 0.4, 1.6) / patch) * patch)
+    across = across if rng.random() < OBLONG else resolution
+    in_channels = 1 if tiny and rng.random() < 0.5 else 3
+    rows = family.stages[: rng.randint(1, 3)] if tiny else family.stages
+    stages: list[StageRow] = []
+    for block, channels, blocks, stride in rows:
         if block in BLOCKS and rng.random() < 0.3:
             block = rng.choice(BLOCKS)
         depth = max(1, min(blocks, 3, round(blocks * log_uniform(rng, 0.2, 1.0))))
         stages.append((block, width(rng, channels * wide * log_uniform(rng, 0.8, 1.25)), depth, stride))
-    stem_channels = width(rng, family.stem_channels * wide)
-    if family.stem == "patch16":  # the width of tokens stays what it is
+    stem, stem_channels = family.stem, width(rng, family.stem_channels * wide)
+    if stem == "patch16":  # the width of tokens stays what it is
         tokens = max(64, round(family.stem_channels * wide / 64) * 64)
         stem_channels, stages = tokens, [(b, tokens, rng.randint(1, 3), s) for b, _, _, s in stages]
-    return Draw(family.name, resolution, family.stem, stem_channels, tuple(stages), family.head, rng.randrange(2**31))
+    else:
+        stem = rng.choice(("conv3", "conv3s2")) if tiny else stem
+        stages = _with_extras(rng, stages)
+    others = list(OTHER_HEADS.items())
+    heads = rng.choices(
+        (family.head, *(h for h, _ in others)), (1 - sum(OTHER_HEADS.values()), *(p for _, p in others))
+    )
+    head = heads[0] if family.head == "pool" else family.head
+    return Draw(
+        family.name, resolution, across, in_channels, stem, stem_channels, tuple(stages), head, rng.randrange(2**31)
+    )
+
+
+def _with_extras(rng: random.Random, stages: list[StageRow]) -> list[StageRow]:
+    """Extras between the stages of some networks; an extra has the channels of the stage before it."""
+    if rng.random() >= WITH_EXTRAS:
+        return stages
+    found: list[StageRow] = []
+    for row in stages:
+        found.append(row)
+        if rng.random() < AFTER_STAGE:
+            found.append((rng.choices(list(EXTRAS), list(EXTRAS.values()))[0], row[1], 1, 1))
+    return found

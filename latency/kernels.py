@@ -235,11 +235,12 @@ class View(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(Op):
-    """The map brought to `out_height` x `out_width`."""
+    """The map brought to `out_height` x `out_width`; `blocked`: in the layout of convolutions, by another kernel."""
 
     out_height: int
     out_width: int
     resize: str = "nearest"
+    blocked: int = 0
     keeps_channels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -255,7 +256,7 @@ class Resize(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """Softmax over `in_channels`, in batch * height * width rows."""
+    """Softmax over `in_channels`, in batch * height * width rows; values of a row lie `width` apart."""
 
     keeps_channels: ClassVar[bool] = True
 
@@ -271,7 +272,7 @@ class Norm(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Reduce(Op):
-    """`in_channels` values reduced to each of batch * height * width."""
+    """`in_channels` values reduced to each of batch * height * width; those reduced to one lie `width` apart."""
 
     reduction: str = "mean"
     out_channels: int = 1

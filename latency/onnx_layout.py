@@ -104,6 +104,8 @@ class _Layouts:
             if isinstance(op, BatchNorm):  # runs as a depthwise convolution of 1 x 1
                 fields = {k: getattr(op, k) for k in ("in_channels", "out_channels", "height", "width", "batch", "act")}
                 p = replace(p, op=Depthwise(**fields, kernel=1))
+            elif isinstance(op, Resize):
+                p = replace(p, op=replace(op, blocked=1))
         else:
             for t in part.inputs:
                 self.need(t, PLAIN)

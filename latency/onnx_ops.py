@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from latency.fusions import reduced_axes
 from latency.kernels import (
     Activation,
     BatchNorm,
@@ -96,8 +97,9 @@ def _op_of(graph: Graph, part: Part) -> Op:
     if kind in ("Resize", "Upsample"):
         return _resize(graph, node)
     if kind in ("Softmax", "LogSoftmax"):
-        rows = out[int(node.attrs.get("axis", -1))]
-        return Softmax(in_channels=rows, out_channels=rows, height=size(out) // rows, width=1)
+        axis = int(node.attrs.get("axis", -1)) % len(out)
+        rows, width = out[axis], size(out[axis + 1 :])
+        return Softmax(in_channels=rows, out_channels=rows, height=size(out) // (rows * width), width=width)
     if kind in ("LayerNormalization", "InstanceNormalization", "RMSNormalization", "GroupNormalization"):
         return _norm(graph, part)
     if kind in VIEWS:
@@ -112,8 +114,9 @@ def _simple(graph: Graph, part: Part, out: tuple[int, ...]) -> Op:
     if kind in BINARY_OPS and len(node.inputs) == 2:
         return _binary(graph, node, BINARY_OPS[kind], out)
     if kind in REDUCE_OPS:
-        n = size(graph.shape(node.inputs[0])) // size(out)
-        return Reduce(in_channels=max(n, 1), height=size(out), width=1, reduction=REDUCE_OPS[kind])
+        source = graph.shape(node.inputs[0])
+        n, width = size(source) // size(out), size(source[max(reduced_axes(graph, part), default=-1) + 1 :])
+        return Reduce(in_channels=max(n, 1), height=size(out) // width, width=width, reduction=REDUCE_OPS[kind])
     if kind == "Transpose":
         return _transpose(graph, node, out)
     if kind in COPY_OPS:
@@ -255,7 +258,19 @@ def _norm(graph: Graph, part: Part) -> Op:
 
 
 def _transpose(graph: Graph, node: Node, out: tuple[int, ...]) -> Op:
+    """A transpose as (height, in_channels, width) read so: runs of `in_channels` values that lie `width` apart.
+
+    Width 1 moves runs as they are. What else there is of axes does not matter: those that stay together are one.
+    """
     source = graph.shape(node.inputs[0])
     perm = list(node.attrs.get("perm", range(len(source))[::-1]))
     moved = [p for p in perm if source[p] > 1]
-    return View() if moved == sorted(moved) else Copy(**as_map(out), copy="transpose")
+    if moved == sorted(moved):
+        return View()
+    place = {p: i for i, p in enumerate(sorted(moved))}  # axes of size 1 left out
+    sizes, order = [source[p] for p in sorted(moved)], [place[p] for p in moved]
+    first = len(order) - 1  # of the axes that end the output and follow one another in the source
+    while first and order[first - 1] == order[first] - 1:
+        first -= 1
+    run, apart = size(tuple(sizes[p] for p in order[first:])), size(tuple(sizes[order[-1] + 1 :]))
+    return Copy(in_channels=run, out_channels=run, height=size(out) // (run * apart), width=apart, copy="transpose")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from devices.errors import UserError
-from latency import frozen, pickles
+from latency import frozen, kernel_std, pickles
 from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.frozen import Frozen
 from latency.ops import Op
@@ -20,7 +20,7 @@ from latency.uncertainty import KindModel, context_std_s, network_std
 if TYPE_CHECKING:
     from latency.joint import JointFit
 
-SCHEMA = 3  # 1: no uncertainty; features by position. 2: F of ops alone only
+SCHEMA = 4  # 1: no uncertainty; features by position. 2: F of ops alone only. 3: one width for all sums of kernels
 
 
 LEAST = 0.1  # share of the sum of its ops that a network takes at least
@@ -43,7 +43,9 @@ class LatencyPredictor:
     constant_s: float = 0.0
     scale: float = 1.0
     network_rel_std: float | None = None  # spread of measured / predicted over networks; None: no network was measured
-    uncertainty: dict[str, Any] = field(default_factory=dict)  # latency.joint.JointFit.uncertainty; empty: schema 1
+    uncertainty: dict[str, Any] = field(
+        default_factory=dict
+    )  # JointFit.uncertainty or that of kernel_std; {}: schema 1
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = "this predictor"
     context: Floats | None = None  # (2,) seconds of F that a unit of frozen.CONTEXT_TERMS adds to an op in a network
@@ -81,7 +83,10 @@ class LatencyPredictor:
             if kind.model is None:
                 mean[indices], std[indices] = np.array([kind.known[str(ops[i])] for i in indices]).T
             else:
-                log_s, log_std = frozen.predict(kind.model, feature_matrix([ops[i] for i in indices]))
+                x = feature_matrix([ops[i] for i in indices])
+                log_s, log_std = frozen.predict(kind.model, x)
+                if self.uncertainty.get("form") == kernel_std.FORM:
+                    log_std = kernel_std.log_std(self.uncertainty, name, kind.model, x, log_s)
                 mean[indices] = np.exp(log_s)
                 std[indices] = mean[indices] * log_std
         return mean, std

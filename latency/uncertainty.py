@@ -11,6 +11,7 @@ import numpy as np
 from latency import frozen
 from latency.features import feature_matrix
 from latency.frozen import Frozen
+from latency.kernel_std import FORM, network_std_s
 from latency.ops import Op
 from latency.stats import Floats
 
@@ -42,7 +43,10 @@ def network_std(
     `about` is latency.joint.JointFit.uncertainty; `weights_s` (n,) and `std_s` (n,) are what F of each op alone adds to
     the network and the standard error of that. With w the weights as contributions to log F, constant and log
     scale, K the prior covariance and V what the data took off it: w^T K w - |V^T K w|^2, plus the networks' noise.
+    Predictors of kernels have another form of it: latency/kernel_std.py.
     """
+    if about.get("form") == FORM:
+        return network_std_s(about, kinds, ops, weights_s, seconds)
     prior, explained = 0.0, np.zeros(about["level_v"].shape[1])
     independent = 0.0
     shared: dict[int, tuple[Frozen, list[Floats], list[Floats]]] = {}

@@ -16,7 +16,7 @@ from latency.features import FEATURES, discrete_values, feature_matrix, features
 from latency.flops import bytes_moved, macs, params
 from latency.kernel_modules import build_kernel
 from latency.kernel_profile import kernel_row, kernel_seconds, trimmed_mean
-from latency.kernel_space import BLOCKS, ZOO, draw
+from latency.kernel_space import BLOCKS, EXTRAS, ZOO, draw
 from latency.modules import build
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import KINDS, OpError, mbconv, parse_op
@@ -162,7 +162,7 @@ def test_every_block_of_the_zoo_is_built_at_any_width():
     from latency.kernel_blocks import Drawn
     from latency.kernel_networks import BUILD
 
-    assert set(BLOCKS) == set(BUILD)
+    assert set(BLOCKS) == set(BUILD) - set(EXTRAS)
     for seed, name in enumerate(BLOCKS):
         for c_in, c_out, stride in ((24, 24, 1), (20, 36, 2), (32, 64, 1)):
             block = BUILD[name](Drawn(random.Random(seed)), c_in, c_out, stride).eval()
@@ -172,6 +172,29 @@ def test_every_block_of_the_zoo_is_built_at_any_width():
             assert out.shape[2] == 12 // stride, name
 
 
+@pytest.mark.parametrize("name", EXTRAS)
+def test_an_extra_keeps_the_map_however_small(name):
+    from latency.kernel_blocks import Drawn
+    from latency.kernel_networks import BUILD
+
+    for seed, (channels, height, width) in enumerate(((16, 12, 12), (24, 7, 9), (8, 1, 1), (20, 3, 2), (10, 5, 6))):
+        extra = BUILD[name](Drawn(random.Random(f"{name}{seed}")), channels, channels, 1).eval()
+        with torch.no_grad():
+            out = extra(torch.rand(1, channels, height, width))
+        assert out.shape == (1, channels, height, width), seed
+        assert torch.isfinite(out).all()
+
+
+def test_draws_are_of_all_sizes_and_hold_every_kind_of_kernel():
+    """A fifth is tiny, some have one channel or an oblong input, each extra is drawn."""
+    rng = random.Random(0)
+    made = [draw(rng) for _ in range(600)]
+    assert 0.1 < np.mean([m.resolution <= 64 for m in made]) < 0.4
+    assert {m.in_channels for m in made} == {1, 3}
+    assert any(m.across != m.resolution for m in made)
+    assert set(EXTRAS) <= {row[0] for m in made for row in m.stages}
+
+
 def test_draws_are_seeded_and_near_their_family():
     first, again, other = (draw(random.Random(s)) for s in (1, 1, 2))
     assert first == again
@@ -179,7 +202,7 @@ def test_draws_are_seeded_and_near_their_family():
     for family in ZOO:
         made = draw(random.Random(0), family)
         assert 0.3 * family.resolution <= made.resolution <= 1.3 * family.resolution
-        assert len(made.stages) == len(family.stages)
+        assert len([row for row in made.stages if row[0] not in EXTRAS]) == len(family.stages)
 
 
 @pytest.mark.parametrize("name", ["vit", "mixer", "unet", "convnext", "inceptionv3"])
@@ -201,9 +224,20 @@ def test_kernels_of_a_network_sum_to_its_time(each_s):
     rng = np.random.default_rng(0)
     profiles = [np.repeat(rng.uniform(5e-6, 5e-5, (n, 1)), 4, axis=1) for n in (5, 20, 60)]
     walls = [1.1 * p[:, 0].sum() + each_s * len(p) for p in profiles]
-    for p, w, found in zip(profiles, walls, kernel_seconds([p.tolist() for p in profiles], walls), strict=True):
+    all_found, call_s = kernel_seconds([p.tolist() for p in profiles], walls)
+    assert call_s == 0  # of three networks it is not looked for
+    for p, w, found in zip(profiles, walls, all_found, strict=True):
         assert found.sum(axis=0) == pytest.approx(w)
         assert found[:, 0] == pytest.approx(1.1 * p[:, 0] + each_s, rel=1e-3)
+
+
+def test_what_a_call_takes_besides_its_kernels_is_told_apart():
+    rng = np.random.default_rng(1)
+    profiles = [np.repeat(rng.uniform(5e-6, 5e-5, (n, 1)), 4, axis=1) for n in range(3, 20)]
+    walls = [1.05 * p[:, 0].sum() + 1e-6 * len(p) + 8e-6 for p in profiles]
+    found, call_s = kernel_seconds([p.tolist() for p in profiles], walls)
+    assert call_s == pytest.approx(8e-6)
+    assert [f[:, 0].sum() for f in found] == pytest.approx([w - 8e-6 for w in walls])
 
 
 def test_a_kernel_s_row_counts_each_occurrence_alike():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from devices.onnx_cpu import export_onnx
+from latency import kernel_space
 from latency.kernel_networks import build_draw
 from latency.kernel_profile import kernel_seconds
 from latency.kernel_space import ZOO, draw
@@ -202,16 +204,60 @@ def my_kernels(model):
     return collections.Counter(map(name, kernels_of(model)))
 
 
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: x.mean((2, 3)), "Reduce(in_channels=60,height=8,width=1)"),
+        (lambda x: x.mean(1), "Reduce(in_channels=8,height=1,width=60)"),
+        (lambda x: x.amax(2, keepdim=True), "Reduce(in_channels=6,height=8,width=10,reduction=max)"),
+        (lambda x: x.softmax(-1), "Softmax(in_channels=10,out_channels=10,height=48,width=1)"),
+        (lambda x: x.softmax(1), "Softmax(in_channels=8,out_channels=8,height=1,width=60)"),
+        # runs of 60 values moved whole; single values 10 apart; of a window's rows, 5 values together
+        (lambda x: x.reshape(2, 4, 6, 10).transpose(0, 1), "Copy(in_channels=60,out_channels=60,height=8,width=1,copy=transpose)"),
+        (lambda x: x.transpose(2, 3), "Copy(in_channels=6,out_channels=6,height=8,width=10,copy=transpose)"),
+        (lambda x: x.reshape(8, 2, 3, 2, 5).permute(0, 1, 3, 2, 4), "Copy(in_channels=5,out_channels=5,height=96,width=1,copy=transpose)"),
+    ],
+)  # fmt: skip
+def test_what_is_reduced_or_moved_lies_together_or_apart(function, says):
+    """(1, 8, 6, 10): the axis reduced has as many values between its own as `width` says."""
+    found = [str(k.op) for k in kernels_of(export_onnx(Call(function), (1, 8, 6, 10))) if str(k.op) != "View()"]
+    assert found == [says]
+
+
 @pytest.mark.parametrize("family", [f.name for f in ZOO if f.resolution < 299])
-def test_kernels_are_those_that_onnxruntime_runs(family, tmp_path):
+def test_kernels_are_those_that_onnxruntime_runs(family, tmp_path, monkeypatch):
     """Reorders, fused residuals, splits: all of them, in a random network around every public one."""
-    made = draw(random.Random(11), next(f for f in ZOO if f.name == family))
-    small = type(made)(**{**made.__dict__, "resolution": 64 if made.resolution % 32 == 0 else 48})
-    module, shape = build_draw(small)
+    monkeypatch.setattr(kernel_space, "WITH_EXTRAS", 0.0)
+    monkeypatch.setattr(kernel_space, "TINY", 0.0)
+    known = next(f for f in ZOO if f.name == family)
+    made = draw(random.Random(12), known)
+    size = 64 if made.resolution % 32 == 0 else 48
+    module, shape = build_draw(replace(made, resolution=size, across=size, head=known.head))
     model = export_onnx(module, shape)
     theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
     assert not theirs - mine
     assert not mine - theirs
+
+
+def test_nearly_all_kernels_of_any_drawn_network_are_those_that_onnxruntime_runs(tmp_path):
+    """With extras, tiny and oblong: 97 of 100 kernels, over 16 networks."""
+    rng, right, every = random.Random(3), 0, 0
+    while every < 600:
+        made = draw(rng)
+        small = replace(made, resolution=min(made.resolution, 64), across=min(made.across, 64))
+        model = export_onnx(*build_draw(small))
+        theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
+        right, every = right + (theirs & mine).total(), every + max(theirs.total(), mine.total())
+    assert right / every > 0.97
 
 
 def model_of(nodes, inputs=(("x", [1, 8, 4, 4]),), weights=(), opset=17, outputs=("y",), domain=""):
@@ -386,4 +432,4 @@ def test_decomposed_layer_norm_is_one_kernel():
 
 
 def test_kernel_seconds_of_one_network_keep_its_time():
-    assert kernel_seconds([[[1e-5, 1e-5], [3e-5, 3e-5]]], [8e-5])[0][:, 0].tolist() == pytest.approx([2e-5, 6e-5])
+    assert kernel_seconds([[[1e-5, 1e-5], [3e-5, 3e-5]]], [8e-5])[0][0][:, 0].tolist() == pytest.approx([2e-5, 6e-5])
