@@ -1,12 +1,13 @@
-"""`python -m benchmarks.any_network`: networks of 35 families, predicted from a table of kernels, against this CPU.
+"""`python -m benchmarks.any_network`: networks of 55 families, predicted from a table of kernels, against this CPU.
 
 Question: is the latency of a network that the fit has never seen, of whatever family, predicted within 10 % for 90 % of
 them and within 20 % for all? The predictor is fitted on the table of `latency.profile --space kernels` alone. Beside
 it, from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses
 it, with constant and scale fitted on its networks.
 
-Two sets: `known`, 14 families (benchmarks/any_network_models.py) with whose errors in view the model was developed,
-and `blind`, 21 others (benchmarks/any_network_blind.py), committed before any prediction of them was made. All are
+Three sets: `known`, 14 families (benchmarks/any_network_models.py) with whose errors in view the model was developed;
+`blind`, 21 others (benchmarks/any_network_blind.py), committed before any prediction of them was made, and looked at
+since; and `fresh`, 20 more (benchmarks/any_network_fresh.py), committed before any prediction of them too. All are
 timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at
 another fit, and `--sets known` looks at the first alone.
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 RESULT = Path(__file__).parent / "results" / "any_network.json"
 WITHIN_10, WITHIN_20 = 0.9, 1.0
-SETS = ("known", "blind")
+SETS = ("known", "blind", "fresh")
 Measured = dict[str, tuple[float, float]]  # network -> (seconds, half width of the interval)
 
 
@@ -49,7 +50,7 @@ class Case:
 
 def cases(which: str) -> list[Case]:
     """The networks of a set."""
-    from benchmarks import any_network_blind, any_network_models
+    from benchmarks import any_network_blind, any_network_fresh, any_network_models
 
     if which == "known":
         return [
@@ -57,9 +58,10 @@ def cases(which: str) -> list[Case]:
             for family, (make, rows) in any_network_models.FAMILIES.items()
             for width, size in rows
         ]
+    families = any_network_blind.FAMILIES if which == "blind" else any_network_fresh.FAMILIES
     return [
         Case(f"{family}_{width}_{shape[-2]}", family, partial(sized, width, shape[-1]), shape)
-        for family, (sized, rows) in any_network_blind.FAMILIES.items()
+        for family, (sized, rows) in families.items()
         for width, shape in rows
     ]
 
@@ -152,7 +154,7 @@ def judge_set(
     ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path
 ) -> tuple[dict[str, Any], bool]:
     """What the result says of one set, and whether it meets the bar."""
-    from benchmarks.any_network_blind import RELATED
+    from benchmarks import any_network_blind, any_network_fresh
     from latency.predict import predict_kernels, rules_of
 
     found = [c for c in cases(which) if c.name in measured]
@@ -189,8 +191,9 @@ def judge_set(
         "measured_s": {k: list(v) for k, v in mine.items()}, "predicted_s": methods["this"],
         "std_s": {n: f.std_s for n, f in told.items()},
     }  # fmt: skip
-    if which == "blind":
-        related = {c.name for c in found if c.family in RELATED}
+    if which != "known":
+        entries = any_network_blind.RELATED if which == "blind" else any_network_fresh.RELATED
+        related = {c.name for c in found if c.family in entries}
         for name, names in (("related", related), ("unrelated", mine.keys() - related)):
             result[name] = judge(methods["this"], {n: mine[n] for n in mine if n in names})
     return result, met
@@ -204,10 +207,15 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
 
     device, watch = devices.load(args.device), HostWatch()
     sets = [which for which in SETS if which in args.sets.split(",")]
+    if unknown := set(args.sets.split(",")) - set(SETS):
+        raise UserError(f"--sets {args.sets}: no set {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     if args.measured:
         content = read_json(Path(args.measured), "results of this benchmark")
         parts = [content[which] for which in sets if which in content] or [content]
         measured = {k: (v[0], v[1]) for part in parts for k, v in part["measured_s"].items()}
+        sets = [which for which in sets if any(c.name in measured for c in cases(which))]
+        if not sets:
+            raise UserError(f"{args.measured}: no network of {args.sets} in it; give the --sets it was measured on")
         host = content["host"]
     else:
         measured = measure(device, [c for which in sets for c in cases(which)], args.seconds, args.seed, ui)
@@ -240,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
     made.add_argument("--table", default="tables/cpu-kernels.csv", help="the table of latency.profile --space kernels")
     made.add_argument("--predictor", help="the predictor of that table, where it is fitted already")
-    made.add_argument("--sets", default=",".join(SETS), help="known, blind, or both")
+    made.add_argument("--sets", default=",".join(SETS), help="of known, blind, fresh: which, by commas")
     made.add_argument("--seconds", type=float, default=120.0, help="of timing")
     made.add_argument("--measured", help="take the times from these results instead of timing")
     made.add_argument("--only-measure", action="store_true", help="time and write, fit nothing")
