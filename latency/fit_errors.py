@@ -18,6 +18,7 @@ from latency.op_fit import OpFit, extrapolation, fit_ops
 from latency.predictor import LatencyPredictor
 from latency.stats import Floats, mape, spearman
 
+TAILS = 2.0  # standard errors beyond which an error counts less than by its square
 HELD_OUT = "held out"  # never used in any fit
 IN_TURN = "left out in turn"  # each of the fit's own, predicted by a fit on the others
 
@@ -169,20 +170,24 @@ def _baselines(
 def fit_network_level(
     sums_s: Floats, measured_s: Floats, stderr_s: Floats, least_constant_s: float | None = None
 ) -> tuple[float, float]:
-    """(constant_s, scale) of measured = constant + scale * sum: weighted least squares with a prior at (0, 1).
+    """(constant_s, scale) of measured = constant + scale * sum, of largest likelihood; priors at (0, 1).
 
-    The prior (scale 1 +- 0.3, constant 0 +- 10 % of a network) matters only where networks are few. Relative weights
-    1 / CI^2 have a floor of 0.5 %: what a sum of ops leaves out does not vanish with the noise. Where the constant came
-    out below `least_constant_s`, it is that, and the scale is fitted to the rest.
+    Errors are of the logarithm, with tails: by least squares relative to what was measured, networks predicted too high
+    would weigh more than those predicted as far too low, and the scale come out low by the errors' variance. The priors
+    (scale 1 +- 0.3, constant 0 +- 10 % of a network) matter only where networks are few. Standard errors have a floor
+    of 0.5 %: what a sum of ops leaves out does not vanish with the noise. The constant is at least `least_constant_s`.
     """
-    sigma = np.hypot(stderr_s / measured_s, 0.005) * measured_s
-    typical = float(measured_s.mean())
-    design = np.vstack(
-        [np.column_stack([np.ones_like(sums_s), sums_s]) / sigma[:, None], [[1 / (0.1 * typical), 0.0], [0.0, 1 / 0.3]]]
-    )
-    target = np.concatenate([measured_s / sigma, [0.0, 1 / 0.3]])
-    (constant, scale), *_ = np.linalg.lstsq(design, target, rcond=None)
-    if least_constant_s is not None and constant < least_constant_s:
-        constant = least_constant_s
-        (scale,), *_ = np.linalg.lstsq(design[:, 1:], target - design[:, 0] * constant, rcond=None)
-    return float(constant), float(scale)
+    from scipy.optimize import least_squares
+
+    sigma = np.hypot(stderr_s / measured_s, 0.005)
+    typical, shortest = float(measured_s.mean()), float(measured_s.min())
+    least = -0.5 * shortest if least_constant_s is None else least_constant_s
+
+    def errors(level: Floats) -> Floats:
+        predicted = np.maximum(level[0] * typical + level[1] * sums_s, 0.01 * measured_s)
+        tails = np.arcsinh(np.log(predicted / measured_s) / sigma / TAILS) * TAILS
+        return np.concatenate([tails, [level[0] / 0.1, (level[1] - 1) / 0.3]])
+
+    start = np.array([max(0.0, least / typical), 1.0])
+    found = least_squares(errors, start, bounds=([least / typical - 1e-12, 1e-3], [np.inf, np.inf])).x
+    return max(float(found[0]) * typical, least), float(found[1])

@@ -96,7 +96,8 @@ class Op:
 
 
 _MAY_BE_ZERO = (
-    "shortcut", "se", "expand_conv", "start", "add", "blocked", "kernel_width", "stride_width", "out_height", "out_width",
+    "shortcut", "se", "expand_conv", "start", "add", "blocked",
+    "kernel_width", "stride_width", "out_height", "out_width",
 )  # fmt: skip
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "act": ACTIVATIONS,

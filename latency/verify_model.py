@@ -171,7 +171,8 @@ def check_model(
         ui.warn(f"kernels are not compared: {error}")
         return check
     walls = [found[key].median_s for key in runs]
-    seconds = dict(zip(runs, kernel_seconds([[r.seconds for r in runs[k]] for k in runs], walls), strict=True))
+    of_kernels, _ = kernel_seconds([[r.seconds for r in runs[k]] for k in runs], walls)
+    seconds = dict(zip(runs, of_kernels, strict=True))
     place = {id(r): i for i, r in enumerate(runs[mine])}
     times = [(node, seconds[mine][place[id(run)]]) for node, run in match(nodes, runs[mine])]
     named = sum(float(t.mean()) for _, t in times) / found[mine].median_s

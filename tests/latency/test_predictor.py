@@ -294,6 +294,17 @@ def test_network_level_recovers_constant_and_scale():
     assert constant > 0
 
 
+def test_sums_that_are_off_do_not_lower_the_scale():
+    """Errors of sums of 15 % either way: least squares relative to the measured would find 3 % less."""
+    rng = np.random.default_rng(0)
+    sums = np.exp(rng.uniform(-8, -3, 2000))
+    measured = 1.05 * sums * np.exp(0.15 * rng.standard_normal(2000))
+    measured[::100] *= 3.0  # and some that are no sum at all
+    constant, scale = fit_network_level(sums, measured, 0.15 * measured, least_constant_s=0.0)
+    assert scale == pytest.approx(1.05, rel=0.01)
+    assert 0.0 <= constant < 1e-5
+
+
 def test_test_networks_are_never_fitted():
     networks = [Observation((), float(i + 1), 0.1) for i in range(40)]
     fit, test = split_networks(networks)
