@@ -41,7 +41,7 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     how = f"{errors['folds']} folds" if errors["folds"] else "one at a time"
     for kind, by_model in errors["cv"].items():
         ui.table(
-            f"{predictor.device}: {kind}, ops timed alone, left out, {how}",
+            f"{predictor.device}: {kind}, ops {errors.get('op_how', 'timed alone')}, left out, {how}",
             ["model", "MAPE"],
             [
                 [name + (" (chosen)" if name == errors["model"][kind] else ""), f"{error:.2%}"]

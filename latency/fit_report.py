@@ -43,7 +43,12 @@ def write_report(path: Path, predictor: LatencyPredictor, details: Details) -> P
         parts += [f"<h2>{n} networks, each left out of a fit in turn</h2>", f"<p>{IN_TURN_NOTE}</p>"]
         parts += [_figures(errors["network"]), _networks_plot(details), _network_residuals(details)]
     if details.left_out:
-        parts += ["<h2>Ops timed alone, left out</h2>", _figures(errors["op"]), _models(errors), _ops_plot(details)]
+        parts += [
+            "<h2>Ops " + errors.get("op_how", "timed alone") + ", left out</h2>",
+            _figures(errors["op"]),
+            _models(errors),
+            _ops_plot(details),
+        ]
         parts += ["<h3>Residuals by feature</h3>", _op_residuals(details)]
     parts += [_context(errors), _outside(errors)]
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(predictor.device)}</title><style>{STYLE}</style>"

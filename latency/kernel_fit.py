@@ -251,6 +251,7 @@ def _errors(
         "ops": len(ops),
         "op_mape": of_ops["mape"],
         "op": of_ops,
+        "op_how": "timed in place",
         "op_nested_mape": float(np.mean(np.concatenate(nested))),
         "extrapolation": {},
         "cv": cv,

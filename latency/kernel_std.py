@@ -43,6 +43,15 @@ def distance(model: Frozen | None, features_ND: Floats) -> Floats:
     return np.asarray(1.0 - nearest**2, dtype=np.float64)
 
 
+def distances(kinds: Mapping[str, KindModel], ops: Sequence[Op]) -> Floats:
+    """(n,) `distance` of ops to those that their kinds' models were fitted on; 0 where a kind is looked up."""
+    found = np.zeros(len(ops))
+    for name in {type(op).__name__ for op in ops}:
+        mine = [i for i, op in enumerate(ops) if type(op).__name__ == name]
+        found[mine] = np.nan_to_num(distance(kinds[name].model, feature_matrix([ops[i] for i in mine])))
+    return found
+
+
 def kernel_rel_std(of_kind: Mapping[str, Any] | None, slope: float, seconds: Floats, far: Floats) -> Floats:
     """(n,) relative standard error of kernels of one kind, predicted to take `seconds`, `far` from those measured."""
     if of_kind is None:

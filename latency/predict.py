@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latency.ops import Op
     from latency.predictor import LatencyPredictor
 
+UNLIKE = 0.16  # mean distance of a network's kernels from which half of the benchmark's networks were off by 10 %
 NOT_COVERED = 3  # exit code where a part of the network is missing from the sum
 
 
@@ -35,6 +36,7 @@ class NodePrediction:
     std_s: float | None
     why: str = ""  # it is not covered
     outside: tuple[str, ...] = ()  # features beyond what was measured
+    unlike: float | None = None  # distance to the kernels measured, 0 to 1; None where the predictor is not of kernels
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class NetworkPrediction:
                 found[name] = found.get(name, 0) + 1
         return found
 
+    @property
+    def unlike(self) -> float | None:
+        """How unlike the kernels measured those of the network are, 0 to 1, by their time; None: no such predictor."""
+        each = [(n.seconds, n.unlike) for n in self.nodes if n.seconds is not None and n.unlike is not None]
+        total = sum(s for s, _ in each)
+        return sum(s * u for s, u in each) / total if total > 0 else None
+
 
 def _share(every: Sequence[int], covered: Sequence[int]) -> float:
     return sum(covered) / sum(every) if sum(every) else 1.0
@@ -84,10 +93,16 @@ def rules_of(predictor: LatencyPredictor) -> Rules:
 
 def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) -> NetworkPrediction:
     """The latency of a network by its kernels. What the predictor does not cover is listed, never counted as zero."""
+    from latency import kernel_std
+
     covered = [k for k in kernels if k.op is not None and predictor.covers_kind(k.op)]
     ops = [k.op for k in covered if k.op is not None]
     seconds, std = predictor.network_s(ops) if ops else (0.0, 0.0)
     each, each_std = predictor.predict_s(ops, return_std=True)
+    far: list[float | None] = [None] * len(ops)
+    if predictor.uncertainty.get("form") == kernel_std.FORM:
+        far = list(kernel_std.distances(predictor.kinds, ops))
+    away = {id(k): d for k, d in zip(covered, far, strict=True)}
     found = {
         id(k): (float(f) * predictor.scale, float(s) * predictor.scale)
         for k, f, s in zip(covered, each, each_std, strict=True)
@@ -99,7 +114,8 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
         outside = tuple(predictor.outside(k.op)) if at and k.op is not None else ()
         text = str(k.op) if k.op is not None else k.op_type
         own_s, own_std = at or (None, None)
-        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), own_s, own_std, why, outside))
+        unlike = away.get(id(k))
+        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), own_s, own_std, why, outside, unlike))
     return NetworkPrediction(predictor.device, seconds, std, tuple(nodes))
 
 
@@ -183,6 +199,11 @@ def tell(ui: Ui, found: NetworkPrediction, top: int) -> None:
         ui.say(f"NOT COVERED: {n.name} ({n.nodes} nodes, {n.macs / 1e6:.1f} MMACs): {n.why}")
     for name, count in sorted(found.outside.items(), key=lambda item: -item[1]):
         ui.warn(f"{name}: {count} of {len(found.nodes)} kernels lie outside what was measured")
+    if found.unlike is not None and found.unlike >= UNLIKE:
+        ui.warn(
+            f"its kernels are unlike those measured (distance {found.unlike:.2f} of 1): of networks beyond {UNLIKE} "
+            "half were off by more than 10 %, some by 40 %, whatever the interval says (docs/any-network.md)"
+        )
     ui.say(
         f"covered: {found.covered_nodes:.1%} of the nodes, {found.covered_macs:.1%} of "
         f"{sum(n.macs for n in found.nodes) / 1e6:.0f} MMACs"
@@ -207,6 +228,7 @@ def as_dict(found: NetworkPrediction, top: int) -> dict[str, Any]:
         "macs": sum(n.macs for n in found.nodes),
         "uncovered": [{"name": n.name, "op": n.op, "why": n.why} for n in found.uncovered],
         "outside": found.outside,
+        "unlike": found.unlike,
         "costliest": [{"name": n.name, "op": n.op, "ms": (n.seconds or 0.0) * 1e3} for n in covered[:top]],
     }
 

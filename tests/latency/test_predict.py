@@ -19,7 +19,8 @@ from latency.kernel_networks import build_draw
 from latency.kernel_profile import Network
 from latency.kernel_refine import expected_errors, most_uncertain
 from latency.kernel_space import ZOO, draw
-from latency.onnx_graph import kernels_of
+from latency.kernels import DenseConv
+from latency.onnx_graph import KernelNode, kernels_of
 from latency.ops import mbconv
 from latency.predictor import load_predictor
 from latency.space import Architecture
@@ -124,7 +125,7 @@ def test_json_is_one_line_with_the_same_numbers(predictor, model, capsys):
     content = json.loads(out)
     assert set(content) == {
         "device", "predicted_ms", "std_ms", "kernels", "covered_nodes", "covered_macs", "macs", "uncovered", "outside",
-        "costliest",
+        "unlike", "costliest",
     }  # fmt: skip
     assert content["predicted_ms"] == pytest.approx(predict.predict_onnx(model[1], predictor).seconds * 1e3)
     assert len(content["costliest"]) == 2
@@ -159,6 +160,22 @@ def test_beyond_what_was_measured_a_warning_names_the_feature(predictor, tmp_pat
     assert code == 0
     assert "warning: log_out: " in err
     assert "lie outside what was measured" in err
+    assert "warning: its kernels are unlike those measured" in err
+
+
+def test_how_unlike_the_measured_kernels_those_of_a_network_are(predictor, networks, model, capsys):
+    ops = next(n.ops for n in networks if all(predictor.covers_kind(op) for op in n.ops))
+    measured = predict.predict_kernels([KernelNode(str(i), "", op, ("n",)) for i, op in enumerate(ops)], predictor)
+    assert measured.unlike == pytest.approx(0.0, abs=0.05), "all of them are in the table; a few are not conditioned on"
+    wide = [
+        KernelNode("0", "", DenseConv(in_channels=8, out_channels=8, height=8, width=900, kernel=3, act="relu"), ("n",))
+    ]
+    assert predict.predict_kernels(wide, predictor).unlike > 0.5
+    blocks = load_predictor(ROOT / "tables" / "pixel1.pkl")
+    op = mbconv(24, 24, 56, kernel=5, stride=1, expand=3)
+    assert predict.predict_kernels([KernelNode("0", "", op, ("n",))], blocks).unlike is None
+    _, out, _ = call([model[1], "--predictor", predictor.path, "--json"], capsys)
+    assert 0 <= json.loads(out)["unlike"] < 0.5
 
 
 def test_a_predictor_of_blocks_says_what_to_do(model, capsys):
