@@ -33,6 +33,7 @@ LOOKUP_STD = 0.5  # prior standard deviation of log F for look-up kinds, about t
 ALONE = 0.01  # relative: how far an op timed alone may be from the same op in context, after the common scale
 CONTEXT_STD = 0.1  # prior standard deviation of what b adds to the mean network, relative
 
+JITTER = 1e-10  # squared relative: where one op was timed twice to the last digit
 FEW = 0.1  # pull of the rates of work to equal shares, where whole networks tell them: these agree to a few per cent
 
 Row = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -243,7 +244,7 @@ def _new_size(group: Group, lone: Rows, mean: Floats, noise: float) -> float:
     if not group.rough.any():
         return 1.0
     of = lone.counts[:, group.indices]
-    covariance = of @ kernel(group, group.theta)[0] @ of.T + np.diag(lone.rel_var + noise**2)
+    covariance = of @ kernel(group, group.theta)[0] @ of.T + np.diag(lone.rel_var + noise**2 + JITTER)
     values = of @ group.x[:, int(np.argmax(group.rough))]
     return new_value_factor(np.round(values, 9), covariance, np.log(lone.seconds) - lone.counts @ mean)
 

@@ -23,7 +23,7 @@ from latency.fitting import Details, software
 from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
-from latency.kernel_intervals import Kernels, NetworkLevel, fit_level
+from latency.kernel_intervals import Kernels, NetworkLevel, fit_level, unjudged
 from latency.kernel_std import distance
 from latency.op_fit import FitError, LeftOut
 from latency.ops import Op
@@ -161,6 +161,8 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     if chosen != "gaussian_process":
         made = boosted(x, log_s, log_var)
         full = {**made, "std": std} if chosen == "boosted_trees" else blend([full, made], std)
+    if chosen == "boosted_trees":  # which tells no distance when asked
+        far[:] = np.nan
     return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested, far)
 
 
@@ -213,7 +215,7 @@ def fit_kernels(
     missing = [[op for op in o.ops if op not in apart] for o in networks]
     sums += np.array([float(plain.predict_s([op for op in m if plain.covers_kind(op)]).sum()) for m in missing])
     measured = np.array([o.seconds for o in networks])
-    level = NetworkLevel(0.0, 1.0, {}, sums.copy(), np.zeros_like(sums))
+    level = NetworkLevel(0.0, 1.0, unjudged(told), sums.copy(), np.zeros_like(sums))
     line = sums.copy()
     if len(networks) >= MIN_OPS:
         level = fit_level(sums, networks, told, fold_of_network)
@@ -226,7 +228,7 @@ def fit_kernels(
         device, kinds, level.constant_s, level.scale, None, level.uncertainty,
         {**provenance, "errors": errors, "software": software()},
     )  # fmt: skip
-    shown = networks if level.uncertainty else []
+    shown = networks if len(networks) >= MIN_OPS else []
     n = len(shown)
     return predictor, Details(left_out, [o.ops for o in shown], measured[:n], level.total_s[:n], level.std_s[:n])
 

@@ -163,6 +163,14 @@ def _factor(z: Floats) -> float:
     return float(np.sort(np.abs(z))[int(np.ceil(0.9 * (len(z) + 1))) - 1]) / Z90
 
 
+def unjudged(kinds: Mapping[str, Kernels]) -> dict[str, Any]:
+    """The numbers of the intervals where too few networks were measured to calibrate them: kernels' own, and priors."""
+    which = {name: np.arange(len(k.ops)) for name, k in kinds.items()}
+    spreads = {name: smoothed(k, which[name]) for name, k in kinds.items()}
+    about = {"form": FORM, "spread": spreads, "far_slope": far_slope(kinds, spreads, which), "scale": 1.0}
+    return {**about, "shared": SHARED[0], "noise": ALIKE, "call_s": 0.0, "factor": 1.0}
+
+
 @dataclass(frozen=True)
 class NetworkLevel:
     """Constant and scale of networks, their intervals, and how they fared on networks left out in folds."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from latency.table import LatencyTable, Row
 
 NAME = "kernels"
+DRAWING = 2  # of the networks: another number where the same seed draws others, or kernels are described otherwise
 LOT = 50  # networks drawn, measured and learnt from at a time
 POOL = 2.5  # candidates drawn for each network of a later lot
 MAX_MACS = 4e9  # of a network drawn: one of ten times as many takes the time of ten
@@ -108,11 +109,12 @@ def profile_kernels(
 ) -> ProfileResult:
     """Measure `networks` random networks and their kernels into `table`, going on from what it holds.
 
-    Raises TableError where the table is of another device.
+    Raises TableError where the table is of another device, or of networks drawn by another version.
     """
     from latency.kernel_refine import most_uncertain
     from latency.profile import profile
 
+    _same_drawing(table)
     began, runtime = time.monotonic(), str(device.describe().get("runtime", ""))
     results: list[ProfileResult] = []
     lots = [min(LOT, networks - done) for done in range(0, networks, LOT)]
@@ -131,7 +133,7 @@ def profile_kernels(
         if apart and not _measured(table, i):
             kernel_policy = replace(share, budget_s=share.budget_s * KERNEL_SHARE)
             facts = measure_kernels(device, lot, table, kernel_policy, rng, ui)
-            table.update_session(kernel_lot=i, **facts)
+            table.update_session(kernel_lot=i, drawing=DRAWING, **facts)
     rows = table.rows()
     last = results[-1]
     return replace(
@@ -142,6 +144,17 @@ def profile_kernels(
         noisy=sum("noisy" in r.flags for r in rows),
         failed=sum(r.failed for r in results),
     )
+
+
+def _same_drawing(table: LatencyTable) -> None:
+    from latency.table import TableError
+
+    sessions = table.provenance()["sessions"] if table.path.exists() and table.json_path.exists() else []
+    if any("kernel_lot" in s and s.get("drawing") != DRAWING for s in sessions):
+        raise TableError(
+            f"{table.path} is of random networks that this version no longer draws; "
+            "write to another file with --out, or begin anew with --overwrite"
+        )
 
 
 def profile_command(ui: Ui, args: argparse.Namespace, table: LatencyTable, policy: Policy) -> ProfileResult:

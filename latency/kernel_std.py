@@ -44,11 +44,12 @@ def distance(model: Frozen | None, features_ND: Floats) -> Floats:
 
 
 def distances(kinds: Mapping[str, KindModel], ops: Sequence[Op]) -> Floats:
-    """(n,) `distance` of ops to those that their kinds' models were fitted on; 0 where a kind is looked up."""
+    """(n,) `distance` of ops to those that their kinds' models were fitted on; 0 of kinds looked up and free ops."""
     found = np.zeros(len(ops))
-    for name in {type(op).__name__ for op in ops}:
+    for name in {type(op).__name__ for op in ops if not op.is_free}:
         mine = [i for i, op in enumerate(ops) if type(op).__name__ == name]
-        found[mine] = np.nan_to_num(distance(kinds[name].model, feature_matrix([ops[i] for i in mine])))
+        if kinds[name].model is not None:
+            found[mine] = distance(kinds[name].model, feature_matrix([ops[i] for i in mine]))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ class NodePrediction:
     std_s: float | None
     why: str = ""  # it is not covered
     outside: tuple[str, ...] = ()  # features beyond what was measured
-    unlike: float | None = None  # distance to the kernels measured, 0 to 1; None where the predictor is not of kernels
+    unlike: float | None = None  # distance to the kernels measured, 0 to 1; None where the predictor cannot tell
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
     each, each_std = predictor.predict_s(ops, return_std=True)
     far: list[float | None] = [None] * len(ops)
     if predictor.uncertainty.get("form") == kernel_std.FORM:
-        far = list(kernel_std.distances(predictor.kinds, ops))
+        far = [None if math.isnan(d) else float(d) for d in kernel_std.distances(predictor.kinds, ops)]
     away = {id(k): d for k, d in zip(covered, far, strict=True)}
     found = {
         id(k): (float(f) * predictor.scale, float(s) * predictor.scale)
@@ -262,6 +263,8 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         found = predict_architecture(path, predictor)
     else:
         found = predict_onnx(path, predictor, shapes)
+    if "caution" in predictor.provenance:
+        ui.warn(predictor.provenance["caution"])
     tell(ui, found, args.top)
     if len(found.uncovered) == len(found.nodes):
         ui.say(

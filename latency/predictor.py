@@ -13,6 +13,7 @@ from devices.errors import UserError
 from latency import frozen, kernel_std, pickles
 from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.frozen import Frozen
+from latency.kernels import KERNELS
 from latency.ops import Op
 from latency.stats import Floats
 from latency.uncertainty import KindModel, context_std_s, network_std
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 4  # 1: no uncertainty; features by position. 2: F of ops alone only. 3: one width for all sums of kernels
 
 
+KERNEL_KINDS = frozenset(kind.__name__ for kind in KERNELS)
 LEAST = 0.1  # share of the sum of its ops that a network takes at least
 
 
@@ -225,6 +227,7 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
         )
     try:
         kinds = {name: _kind(k, content["features"]) for name, k in content["kinds"].items()}
+        provenance = content["provenance"] | (_caution(kinds, path) if schema < SCHEMA else {})
         return LatencyPredictor(
             content["device"],
             kinds,
@@ -232,7 +235,7 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
             content["scale"],
             content["network_rel_std"],
             content.get("uncertainty", {}),  # schema 1 had none
-            content["provenance"],
+            provenance,
             str(path),
             content.get("context"),  # schemas 1 and 2 had none
         )
@@ -243,6 +246,20 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
         ) from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise PredictorError(f"{path}: damaged: {type(error).__name__} {error}") from None
+
+
+def _caution(kinds: dict[str, KindModel], path: Path) -> dict[str, str]:
+    """`caution` for the provenance of a file of before schema 4. Raises PredictorError where it would be off."""
+    groups = kinds["MBConv"].discrete.get("groups", []) if "MBConv" in kinds else []
+    if any(g != "1" for g in groups):
+        raise PredictorError(
+            f"{path}: fitted on grouped MBConv when the shuffle of their channels was not counted as work; "
+            "fit it anew with python -m latency.fit"
+        )
+    if any(name in KERNEL_KINDS for name in kinds):
+        described = "kernels as an earlier version described them (softmax, reductions, transposes, resizing)"
+        return {"caution": f"{path} is of {described}: profile with --space kernels and fit anew"}
+    return {}
 
 
 class _UnknownFeature(Exception):

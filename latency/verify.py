@@ -100,6 +100,9 @@ def _check(args: argparse.Namespace) -> None:
     """What goes with what. Raises UserError naming the option."""
     if (args.arch is None) == (args.model is None):
         raise UserError("--arch architecture.json or --model model.onnx: one of the two, the network to be timed")
+    for option, given in (("--arch", args.arch), ("--model", args.model)):
+        if given is not None and not Path(given).name:
+            raise UserError(f"{option} '{given}' names no file")
     if (args.random is not None and args.random < 0) or not args.budget_min > 0:
         raise UserError("--budget-min must be positive and --random at least 0")
     if args.model and args.space:
@@ -193,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--predictor", required=True, help="the predictor, tables/NAME.pkl")
     add_device_arguments(made)
     made.add_argument("--space", help="with --arch: space of the random networks (default: the architecture's own)")
-    made.add_argument("--random", type=int, help="random networks timed in the same rounds (default: 8)")
+    made.add_argument("--random", type=int, help="random networks timed in the same rounds (default: 8; --model: 9)")
     made.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224",
         help="with --model: fix a dynamic input; repeatable",

@@ -23,7 +23,7 @@ from devices.onnx_model import OnnxModel
 from latency.console import Ui
 from latency.disagree import Verdict
 from latency.kernel_match import match
-from latency.kernel_profile import Network, drawn_networks, kernel_seconds, profiled_runs
+from latency.kernel_profile import MIN_NETWORKS, Network, drawn_networks, kernel_seconds, profiled_runs
 from latency.measure import Policy, Workload
 from latency.onnx_file import runnable_onnx
 from latency.onnx_graph import kernels_of
@@ -33,7 +33,7 @@ from latency.predictor import LatencyPredictor, UnsupportedOp, load_predictor
 from latency.targets import target
 from latency.timing import time_together
 from latency.verify_kernels import ModelCheck, compare
-from latency.verify_network import RANDOM, Outcome, state_of
+from latency.verify_network import Outcome, state_of
 
 if TYPE_CHECKING:
     from devices.base import Device
@@ -84,7 +84,8 @@ def random_networks(n: int, predictor: LatencyPredictor, seed: int) -> list[tupl
     if len(found) < n:
         raise UserError(
             f"{predictor.path} covers only {len(found)} of {TRIES * n} random networks whole, {n} are asked for: "
-            f"--random {len(found)}, or profile more networks (python -m latency.profile --space kernels)"
+            + (f"--random {len(found)}, or " if found else "")
+            + "profile more networks (python -m latency.profile --space kernels)"
         )
     return found
 
@@ -109,7 +110,7 @@ class _TakesFiles:
 def of_model(ui: Ui, args: argparse.Namespace, policy: Policy) -> Outcome:
     """Time the ONNX model of --model, and random networks of the `kernels` space."""
     shapes, path, predictor = parse_shapes(args.input_shape), Path(args.model), load_predictor(args.predictor)
-    count = RANDOM if args.random is None else args.random
+    count = MIN_NETWORKS - 1 if args.random is None else args.random  # with the model enough to tell a call's own time
     told = read_model(path, shapes, predictor)
     if told.uncovered and not count:
         raise UserError(

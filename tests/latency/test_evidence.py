@@ -367,6 +367,12 @@ def test_intervals_are_wider_at_a_size_never_measured(tmp_path):
     assert predictor.network_s([op])[1] > plain.network_s([op])[1]
 
 
+def test_an_op_timed_twice_to_the_last_digit_is_fitted():
+    ops = [mbconv(16, 16, size, kernel=k, stride=1, expand=3) for size in (7, 14, 28, 56) for k in (3, 5)]
+    seconds, _ = predictor_of(fit_joint([Observation((op,), curved_s(op), 0.0) for op in (*ops, *ops)])).alone_s(ops)
+    assert seconds == pytest.approx([curved_s(op) for op in ops], rel=1e-2)
+
+
 def test_intervals_come_from_fits_that_never_saw_the_network():
     """Kernels and noise are fitted anew without each fold; the factor is that of the errors' own law."""
     seen: list[int] = []

@@ -163,6 +163,22 @@ def test_beyond_what_was_measured_a_warning_names_the_feature(predictor, tmp_pat
     assert "warning: its kernels are unlike those measured" in err
 
 
+def test_few_networks_leave_kernels_their_own_errors(networks):
+    """Too few to say how far sums are off; a measured kernel is no less known for it."""
+    some = networks[:4]
+    ops = list(dict.fromkeys(op for n in some for op in n.ops))
+    rows = [Observation((op,), truth_s(op), 0.01 * truth_s(op)) for op in ops]
+    rows += [Observation(n.ops, 1e-4 + sum(map(truth_s, n.ops)), 1e-6) for n in some]
+    few, _ = fit_kernels("cpu", rows, provenance={"fingerprint": {"runtime": "onnxruntime 1.32.0"}})
+    known = [op for op in ops if few.covers_kind(op)]
+    seconds, std = few.predict_s(known, return_std=True)
+    off = np.abs(seconds / np.array([truth_s(op) for op in known]) - 1)
+    assert np.median(std / seconds) < 0.25
+    assert np.mean(off <= 3 * std / seconds) > 0.95
+    total, total_std = few.network_s(known)
+    assert 0.05 < total_std / total < 0.3
+
+
 def test_how_unlike_the_measured_kernels_those_of_a_network_are(predictor, networks, model, capsys):
     ops = next(n.ops for n in networks if all(predictor.covers_kind(op) for op in n.ops))
     measured = predict.predict_kernels([KernelNode(str(i), "", op, ("n",)) for i, op in enumerate(ops)], predictor)
@@ -276,6 +292,10 @@ def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch
     assert profile.main(args) == 0
     assert table.read_bytes() == before, "a second run adds nothing"
     capsys.readouterr()
+    with monkeypatch.context() as of:
+        of.setattr(kernel_profile, "DRAWING", 99)
+        assert profile.main(args) == 2
+        assert "is of random networks that this version no longer draws" in capsys.readouterr().err
     assert fit.main([str(table), "--json"]) == 0
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["ops"] == len(alone)

@@ -248,6 +248,24 @@ def test_a_file_of_schema_1_still_predicts_the_same():
         predictor.predict_s([newer])
 
 
+def test_a_file_that_would_lie_is_refused_and_one_that_may_says_so(fitted, tmp_path):
+    """Before schema 4 the shuffle of grouped blocks was no work, and kernels were described otherwise."""
+    _, predictor = fitted
+    kind = predictor.kinds["MBConv"]
+    of_groups = dataclasses.replace(kind, discrete={**kind.discrete, "groups": ["1", "2"]})
+    for kinds, schema in (({"MBConv": of_groups}, 3), ({"MBConv": of_groups}, 4), ({"Pointwise": kind}, 3)):
+        path = tmp_path / "old.pkl"
+        dataclasses.replace(predictor, kinds=kinds).save(path)
+        pickles.dump(path, pickles.load(path) | {"schema": schema})
+        if "Pointwise" in kinds:
+            assert "profile with --space kernels" in load_predictor(path).provenance["caution"]
+        elif schema == 4:
+            assert "caution" not in load_predictor(path).provenance
+        else:
+            with pytest.raises(PredictorError, match="fitted on grouped MBConv when the shuffle"):
+                load_predictor(path)
+
+
 def test_a_file_from_before_a_feature_was_added_still_predicts_the_same(fitted, tmp_path):
     space, predictor = fitted
     path = tmp_path / "old.pkl"

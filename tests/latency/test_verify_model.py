@@ -241,6 +241,8 @@ def test_no_blocks_compares_no_kernels(run, tmp_path):
         (["--model", "net.onnx", "--device", "tflite"], "--model goes with cpu, cpu-int8"),
         (["--model", "net.onnx", "--device", "pixel1"], "device pixel1 (runtime android) does not run ONNX files"),
         (["--model", "net.onnx", "--serial", "A"], "--serial goes with phones"),
+        (["--model", ""], "--model '' names no file"),
+        (["--arch", "."], "--arch '.' names no file"),
         (["--model", "none.onnx"], "none.onnx: No such file"),
         (["--model", "text.onnx"], "text.onnx: not an ONNX model"),
         (["--model", "cut.onnx"], "cut.onnx: not an ONNX model, or a damaged one"),
