@@ -41,8 +41,8 @@ class Ui:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """A warning, always on stderr."""
-        print(f"warning: {text}", file=sys.stderr)
+        """A warning, always on stderr; in one write, for threads that warn at once."""
+        sys.stderr.write(f"warning: {text}\n")
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A small table; numbers are formatted by the caller."""

@@ -305,3 +305,18 @@ def test_a_space_with_branches_is_profiled_fitted_and_verified(tmp_path, capsys)
     )  # fmt: skip
     assert code == 0
     assert abs(json.loads(out)["error"]) < 0.05
+
+
+def test_a_warning_is_one_write(monkeypatch):
+    """Two threads that warn at once write two lines: `print` writes a line and its end apart."""
+    from latency.console import Ui
+
+    written = []
+
+    class Err:
+        write = staticmethod(written.append)
+
+    ui = Ui()
+    monkeypatch.setattr("sys.stderr", Err)
+    ui.warn("late")
+    assert written == ["warning: late\n"]
