@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -162,6 +162,15 @@ def blocked(op: DenseConv, lanes: int = LANES) -> bool:
 def feature_matrix(ops: Sequence[Op]) -> Floats:
     """(n, len(FEATURES)) features of `ops`."""
     return np.stack([features(op) for op in ops]) if ops else np.empty((0, len(FEATURES)))
+
+
+def measured_values(ops: Iterable[Op]) -> dict[str, list[str]]:
+    """The values of each DISCRETE field among `ops`, of one kind; shorter texts first, so that 3 is before 11."""
+    found: dict[str, set[str]] = {}
+    for op in ops:
+        for name, value in discrete_values(op).items():
+            found.setdefault(name, set()).add(value)
+    return {name: sorted(values, key=lambda text: (len(text), text)) for name, values in found.items()}
 
 
 def discrete_values(op: Op) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from latency import frozen
 from latency.evidence import Posterior, Rows
-from latency.features import discrete_values
+from latency.features import measured_values
 from latency.frozen import Frozen
 from latency.priors import Group, freeze
 from latency.stats import Floats
@@ -40,11 +40,7 @@ def freeze_all(
     for kind in dict.fromkeys(names):
         mine = [i for i, k in enumerate(names) if k == kind]
         x = latents.features_ND[mine]
-        discrete: dict[str, list[str]] = {}
         members = {op: i for op, i in latents.members.items() if names[i] == kind}
-        for op in members:
-            for name, value in discrete_values(op).items():
-                discrete[name] = sorted({*discrete.get(name, []), value}, key=lambda t: (len(t), t))
         model, known = given.get(kind), {}
         if kind in group_of:
             group, alpha, of_group = group_of[kind]
@@ -52,7 +48,7 @@ def freeze_all(
         elif model is None:
             f = np.exp(posterior.log_f)
             known = {str(op): (float(f[i]), float(f[i] * log_std[i])) for op, i in members.items()}
-        kinds[kind] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
+        kinds[kind] = KindModel(model, known, measured_values(members), x.min(axis=0), x.max(axis=0))
     lookup = [i for i in range(n) if names[i] not in group_of and names[i] not in given]
     uncertainty = {
         "constant_var": float(posterior.prior_cov[n, n]),

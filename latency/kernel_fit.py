@@ -18,7 +18,7 @@ from latency import frozen
 from latency.accuracy import scores
 from latency.console import Report, quiet
 from latency.estimators import freeze_trees, spread, varying
-from latency.features import FEATURES, discrete_values, feature_matrix
+from latency.features import FEATURES, feature_matrix, measured_values
 from latency.fitting import Details, software
 from latency.flops import macs
 from latency.frozen import Frozen
@@ -203,10 +203,7 @@ def fit_kernels(
             left_out[name] = LeftOut(tuple(o.ops[0] for o in mine), seconds, predicted, std)
             told[name] = Kernels(left_out[name].ops, predicted, seconds, fitted.far, fold)
             known = {}
-        discrete: dict[str, list[str]] = {}
-        for o in mine:
-            for field, value in discrete_values(o.ops[0]).items():
-                discrete[field] = sorted({*discrete.get(field, []), value}, key=lambda t: (len(t), t))
+        discrete = measured_values(o.ops[0] for o in mine)
         kinds[name] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
         report(i + 1, len(names), name)
     plain = LatencyPredictor(device, kinds)

@@ -20,7 +20,7 @@ from latency.accuracy import Z90
 from latency.calibration import spread
 from latency.console import Report, quiet
 from latency.estimators import CANDIDATES
-from latency.features import discrete_values, feature_matrix
+from latency.features import discrete_values, feature_matrix, measured_values
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation, fit_joint
 from latency.op_fit import OpFit
@@ -177,12 +177,9 @@ def _given(op_fit: OpFit, ops: Sequence[Observation]) -> dict[str, Frozen]:
 
 def _unlimited(predictor: LatencyPredictor, observations: Sequence[Observation]) -> LatencyPredictor:
     """`predictor`, answering for every value of a discrete field that was measured at all: what F says anyway."""
-    values: dict[str, dict[str, set[str]]] = {}
-    for op in {op for o in observations for op in o.ops}:
-        for field, value in discrete_values(op).items():
-            values.setdefault(type(op).__name__, {}).setdefault(field, set()).add(value)
+    every = {op for o in observations for op in o.ops}
     kinds = {
-        name: replace(kind, discrete={f: sorted(v) for f, v in values.get(name, {}).items()})
+        name: replace(kind, discrete=measured_values(op for op in every if type(op).__name__ == name))
         for name, kind in predictor.kinds.items()
     }
     return replace(predictor, kinds=kinds)

@@ -13,7 +13,7 @@ from devices.errors import UserError
 from latency import frozen
 from latency.console import Report, quiet
 from latency.estimators import CANDIDATES, Fit
-from latency.features import FEATURES, discrete_values, feature_matrix
+from latency.features import FEATURES, feature_matrix, measured_values
 from latency.joint import MIN_OPS, Observation
 from latency.ops import Op
 from latency.stats import Floats, mape
@@ -87,12 +87,8 @@ def fit_ops(
             model = candidates[chosen[name]](x, np.log(seconds), log_var)
         else:
             chosen[name] = "lookup"
-        discrete: dict[str, list[str]] = {}
-        for op in ops:
-            for field_, value in discrete_values(op).items():
-                discrete[field_] = sorted({*discrete.get(field_, []), value}, key=lambda v: (len(v), v))
         known = {} if model is not None else {str(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
-        kinds[name] = KindModel(model, known, discrete, x.min(axis=0), x.max(axis=0))
+        kinds[name] = KindModel(model, known, measured_values(ops), x.min(axis=0), x.max(axis=0))
     errors = [np.abs(o.predicted_s / o.measured_s - 1) for o in left_out.values()]
     return OpFit(
         kinds,

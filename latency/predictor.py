@@ -45,9 +45,7 @@ class LatencyPredictor:
     constant_s: float = 0.0
     scale: float = 1.0
     network_rel_std: float | None = None  # spread of measured / predicted over networks; None: no network was measured
-    uncertainty: dict[str, Any] = field(
-        default_factory=dict
-    )  # JointFit.uncertainty or that of kernel_std; {}: schema 1
+    uncertainty: dict[str, Any] = field(default_factory=dict)  # JointFit's, or latency/kernel_std.py's; {}: schema 1
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = "this predictor"
     context: Floats | None = None  # (2,) seconds of F that a unit of frozen.CONTEXT_TERMS adds to an op in a network
@@ -64,13 +62,18 @@ class LatencyPredictor:
         alone, over and over. Raises UnsupportedOp for a kind, or a value of a discrete field (kernel, stride, ...),
         never measured.
         """
-        mean, std = self.alone_s(ops)
+        mean, std = self._in_network(ops, *self.alone_s(ops))
+        return (mean, std) if return_std else mean
+
+    def _in_network(self, ops: Sequence[Op], alone_s: Floats, alone_std_s: Floats) -> tuple[Floats, Floats]:
+        """`predict_s` of ops that take `alone_s` when timed alone."""
+        mean, std = alone_s.copy(), alone_std_s.copy()
         some = [i for i, op in enumerate(ops) if not op.is_free]
         if self.context is not None and some:
             x = feature_matrix([ops[i] for i in some])
             mean[some] = frozen.in_context(mean[some], x, self.context)
             std[some] = np.hypot(std[some], context_std_s(self.uncertainty, x) / self.scale)
-        return (mean, std) if return_std else mean
+        return mean, std
 
     def alone_s(self, ops: Sequence[Op]) -> tuple[Floats, Floats]:
         """(n,) seconds of each op timed alone, over and over, and (n,) standard errors. Raises as `predict_s`."""
@@ -102,9 +105,10 @@ class LatencyPredictor:
         1.645 of it is meant to hold 90 % of unseen networks. Where no network was measured, the scale is taken to be
         known to a tenth.
         """
-        total = self.scale * float(self.predict_s(ops).sum())
+        alone = self.alone_s(ops)
+        total = self.scale * float(self._in_network(ops, *alone)[0].sum())
         seconds = max(self.constant_s + total, LEAST * total)
-        mean, std = (self.scale * a for a in self.alone_s(ops))
+        mean, std = (self.scale * a for a in alone)
         if self.uncertainty:
             return seconds, network_std(self.uncertainty, self.kinds, ops, mean, std, seconds)
         if self.network_rel_std is not None:
@@ -160,9 +164,8 @@ class LatencyPredictor:
         if kind.model is None:
             return None if str(op) in kind.known else f"has of this kind only {'; '.join(kind.known)}"
         for name, value in discrete_values(op).items():
-            known = kind.discrete.get(name) or [
-                str(getattr(type(op), name, "nothing"))
-            ]  # newer than the file: its default
+            newer = [str(getattr(type(op), name, "nothing"))]  # than the file: its ops had the field's default
+            known = kind.discrete.get(name) or newer
             if value not in known:
                 return f"was fitted on {name} {', '.join(known)}"
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from latency.console import Ui, ms
 from latency.disagree import FAR, MIN_NETWORKS, Z95, Block, Verdict, judge_blocks
-from latency.kernel_profile import kernel_row
+from latency.kernel_times import kernel_row
 from latency.onnx_graph import KernelNode
 from latency.predict import NetworkPrediction
 from latency.stats import Floats

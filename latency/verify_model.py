@@ -23,7 +23,8 @@ from devices.onnx_model import OnnxModel
 from latency.console import Ui
 from latency.disagree import Verdict
 from latency.kernel_match import match
-from latency.kernel_profile import MIN_NETWORKS, Network, drawn_networks, kernel_seconds, profiled_runs
+from latency.kernel_profile import Network, drawn_networks, profiled_runs
+from latency.kernel_times import MIN_NETWORKS, kernel_seconds
 from latency.measure import Policy, Workload
 from latency.onnx_file import runnable_onnx
 from latency.onnx_graph import kernels_of

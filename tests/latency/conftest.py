@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
+from latency.features import FEATURES, feature_matrix, measured_values
 from latency.flops import macs
-from latency.ops import mbconv
+from latency.ops import Op, mbconv
 from latency.space import Choice, SearchSpace
+from latency.uncertainty import KindModel
 
 
 def small_space(name: str = "small", blocks: int = 5) -> SearchSpace:
@@ -56,3 +60,19 @@ def space_py(tmp_path):
 @pytest.fixture
 def rng() -> random.Random:
     return random.Random(0)
+
+
+def kinds_by_macs(ops: Iterable[Op], intercept: float, per_mac: float, std: float) -> dict[str, KindModel]:
+    """Models of the kinds of `ops`, for their values and ranges: `intercept` seconds, and `per_mac` a MAC."""
+    model = {
+        "kind": "linear", "columns": np.array([FEATURES.index("macs")]), "coef": np.array([per_mac]),
+        "intercept": intercept, "floor_s": 1e-9, "std": std,
+    }  # fmt: skip
+    by_kind: dict[str, list[Op]] = {}
+    for op in ops:
+        by_kind.setdefault(type(op).__name__, []).append(op)
+    found = {}
+    for name, mine in by_kind.items():
+        x = feature_matrix(mine)
+        found[name] = KindModel(model, {}, measured_values(mine), x.min(axis=0), x.max(axis=0))
+    return found

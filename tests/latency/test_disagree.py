@@ -14,15 +14,13 @@ from devices.replay import ReplayDevice
 from latency import fit, in_context, profile, verify
 from latency.device_state import state_differences, states
 from latency.disagree import Block, Verdict, judge, judge_blocks, recalibrated, shared_by
-from latency.features import FEATURES, discrete_values, feature_matrix
 from latency.fitting import fit_predictor
 from latency.joint import Observation
 from latency.modules import build_network
 from latency.onnx_graph import kernels_of
 from latency.predict import predict_architecture
 from latency.predictor import LatencyPredictor, load_predictor
-from latency.uncertainty import KindModel
-from tests.latency.conftest import small_space, true_s
+from tests.latency.conftest import kinds_by_macs, small_space, true_s
 
 
 @pytest.fixture(scope="module")
@@ -175,22 +173,12 @@ def test_without_blocks_only_networks_are_timed(run, tmp_path):
 @pytest.fixture(scope="module")
 def of_kernels():
     """A predictor of the kinds of kernels in networks of `small_space`: 1 us and 0.1 ns a MAC each."""
-    space, kinds = small_space(), {}
+    space, found = small_space(), []
     for candidate in range(6):
         ops = space.architecture([candidate] * 5).ops
-        for k in kernels_of(export_onnx(build_network(ops), ops[0].input_shape)):
-            kinds.setdefault(type(k.op).__name__, []).append(k.op)
-    model = {
-        "kind": "linear", "columns": np.array([FEATURES.index("macs")]), "coef": np.array([1e-10]), "intercept": 1e-6,
-        "floor_s": 1e-9, "std": 0.01,
-    }  # fmt: skip
-    found = {}
-    for name, ops in kinds.items():
-        values = [discrete_values(op) for op in ops]
-        discrete = {field: sorted({v[field] for v in values}) for field in values[0]}
-        x = feature_matrix(ops)
-        found[name] = KindModel(model, {}, discrete, x.min(axis=0), x.max(axis=0))
-    return LatencyPredictor("slow", found, network_rel_std=0.05)
+        found += [k.op for k in kernels_of(export_onnx(build_network(ops), ops[0].input_shape))]
+    kinds = kinds_by_macs(found, 1e-6, 1e-10, 0.01)
+    return LatencyPredictor("slow", kinds, network_rel_std=0.05)
 
 
 def test_a_predictor_of_kernels_is_checked_by_networks(run, tmp_path, of_kernels):

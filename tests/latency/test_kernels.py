@@ -15,8 +15,8 @@ from latency import kernels as k
 from latency.features import FEATURES, discrete_values, feature_matrix, features
 from latency.flops import bytes_moved, macs, params
 from latency.kernel_modules import build_kernel
-from latency.kernel_profile import kernel_row, kernel_seconds, trimmed_mean
 from latency.kernel_space import BLOCKS, EXTRAS, ZOO, draw
+from latency.kernel_times import kernel_row, kernel_seconds, trimmed_mean
 from latency.modules import build
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import KINDS, OpError, mbconv, parse_op

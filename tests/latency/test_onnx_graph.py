@@ -16,8 +16,8 @@ from torch import nn
 from devices.onnx_cpu import export_onnx
 from latency import kernel_space
 from latency.kernel_networks import build_draw
-from latency.kernel_profile import kernel_seconds
 from latency.kernel_space import ZOO, draw
+from latency.kernel_times import kernel_seconds
 from latency.kernels import Copy, Gemm, View
 from latency.onnx_check import OnnxError
 from latency.onnx_file import read_onnx

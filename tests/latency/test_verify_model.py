@@ -18,7 +18,6 @@ from devices.onnx_cpu import export_onnx
 from devices.onnx_model import OnnxModel, example
 from latency import kernel_profile, verify
 from latency.disagree import Verdict
-from latency.features import FEATURES, discrete_values, feature_matrix
 from latency.flops import macs
 from latency.kernel_match import match
 from latency.kernel_networks import build_draw
@@ -27,8 +26,8 @@ from latency.onnx_file import runnable_onnx
 from latency.onnx_graph import kernels_of
 from latency.predict import predict_onnx
 from latency.predictor import LatencyPredictor, load_predictor
-from latency.uncertainty import KindModel
 from latency.verify_kernels import compare
+from tests.latency.conftest import kinds_by_macs
 
 UNKNOWN_S = 5e-5  # what the device takes for a kernel that the vocabulary lacks
 
@@ -50,21 +49,9 @@ def small(rng):
 @pytest.fixture(scope="module")
 def predictor_pkl(tmp_path_factory):
     """A predictor that says `truth_s`, of all kinds and values that the small networks and the model have."""
-    rng, kinds = random.Random(1), {}
+    rng = random.Random(1)
     modules = [build_draw(small(rng)) for _ in range(12)] + [(network(), (1, 3, 32, 32))]
-    for module, shape in modules:
-        for k in kernels_of(export_onnx(module, shape)):
-            kinds.setdefault(type(k.op).__name__, []).append(k.op)
-    model = {
-        "kind": "linear", "columns": np.array([FEATURES.index("macs")]), "coef": np.array([2e-11]), "intercept": 2e-6,
-        "floor_s": 1e-9, "std": 0.02,
-    }  # fmt: skip
-    found = {}
-    for name, ops in kinds.items():
-        values = [discrete_values(op) for op in ops]
-        x = feature_matrix(ops)
-        every = {field: sorted({v[field] for v in values}) for field in values[0]}
-        found[name] = KindModel(model, {}, every, x.min(axis=0), x.max(axis=0))
+    found = kinds_by_macs((k.op for m, shape in modules for k in kernels_of(export_onnx(m, shape))), 2e-6, 2e-11, 0.02)
     path = tmp_path_factory.mktemp("p") / "cpu-kernels.pkl"
     fingerprint = {"runtime": "onnxruntime 1.32.0"}
     LatencyPredictor("cpu", found, network_rel_std=0.02, provenance={"fingerprint": fingerprint}).save(path)
