@@ -1,11 +1,14 @@
 """Which kernel of a network is which of those that onnxruntime's profile names.
 
-Both lists are in running order, and read from the same model; kernels are paired by what they do and by the sizes of
-what they take and give. A kernel that finds no partner has no time: it is left out, never guessed.
+Both lists are read from the same model; kernels are paired by what they do and by the sizes of what they take and
+give: first where the runtime's name is of one of the kernel's nodes, then in order. Branches side by side differ in
+nothing but names, and a runtime need not run them in the model's order. A kernel that finds no partner has no time: it
+is left out, never guessed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,20 +39,28 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
     free: dict[str, list[KernelRun]] = {}
     for run in runs:
         free.setdefault(_NAMES.get(run.op_type, run.op_type.lower()), []).append(run)
-    found = []
-    for kernel in kernels:
-        if kernel.op is None:
-            continue
-        for name in _names(kernel.op):
-            fitting = [r for r in free.get(name, []) if _fits(kernel.op, r)]
-            if fitting:
-                free[name].remove(fitting[0])
-                found.append((kernel, fitting[0]))
-                break
-    return found
+    found: dict[int, KernelRun] = {}
+    for by_name in (True, False):
+        for i, kernel in enumerate(kernels):
+            if kernel.op is None or i in found:
+                continue
+            for kind in _kinds(kernel.op):
+                for run in free.get(kind, []):
+                    if _fits(kernel.op, run) and (not by_name or _node(run.name) in kernel.nodes):
+                        found[i] = run
+                        break
+                if i in found:
+                    free[kind] = [r for r in free[kind] if r is not found[i]]
+                    break
+    return [(kernels[i], found[i]) for i in sorted(found)]
 
 
-def _names(op: Op) -> tuple[str, ...]:
+def _node(name: str) -> str:
+    """The node that a run is named after; kernels in blocks are named after the tensor that the node gives."""
+    return re.sub(r"(_output_\d+)?(_nchwc)?$", "", name)
+
+
+def _kinds(op: Op) -> tuple[str, ...]:
     match op:
         case DenseConv():
             return ("conv",)

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from devices.base import DeviceError
 from devices.errors import UserError
 from devices.onnx_model import OnnxModel
@@ -187,7 +185,7 @@ def check_model(
     return replace(
         check,
         kernels=compare(times, predictor, check.others),
-        uncovered_s={node.name: float(np.median(t)) for node, t in times if node.name in uncovered},
+        uncovered_s={node.name: float(t.mean()) for node, t in times if node.name in uncovered},
         named=named,
     )
 
