@@ -12,6 +12,7 @@ from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, Mat
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
+from latency.tiles import LANES, NAMES, blocked, filled, tiles
 
 #: Values of a kernel's fields that are names; each has a column.
 NAMED = (
@@ -23,8 +24,7 @@ NAMED = (
     *REDUCTIONS[1:],
     *RESIZES[1:],
 )
-OWN = 9  # features of kernels that are numbers
-LANES = 16  # floats of the widest vector registers; channels are computed in multiples of it
+OWN = 12  # features of kernels that are numbers
 
 #: What a Gaussian process on logs sees: sizes, channels, kernel, expansion, stride, shortcut, ...
 SHAPE = (
@@ -52,10 +52,13 @@ SHAPE = (
     "ragged",
     "log_moved",
     "log_computed",
+    "log_tile",
+    "log_inside",
+    "log_network",
     *(f"is_{name}" for name in NAMED),
 )
 #: What the op computes and moves.
-WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels")
+WORK = ("macs", "macs_depthwise", "bytes", "params", "kernels", *NAMES)
 FEATURES = SHAPE + WORK
 
 #: Op fields with few values each: a value never measured cannot be predicted, however near.
@@ -100,7 +103,7 @@ def features(op: Op) -> Floats:
         float(getattr(op, "pool", "") == "max"),
         *_of_kernel(op),
     ]
-    work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op))]
+    work = [macs(op), op.batch * depthwise, bytes_moved(op), params(op), len(kernels(op)), *tiles(op)]
     found = np.array([*shape, *work], dtype=np.float64)
     found.setflags(write=False)
     return found
@@ -132,6 +135,7 @@ def _of_kernel(op: Op) -> list[float]:
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
     numbers += [float(np.log1p(bytes_moved(op))), float(np.log1p(macs(op)))]  # steps where caches end
+    numbers += [*_cut(op), float(np.log(max(getattr(op, "network_kib", 0), 1)))]
     return [aspect, resized, *numbers, *(float(n in named) for n in NAMED)]
 
 
@@ -142,21 +146,21 @@ def _names(op: Op) -> list[str]:
 
 def _waste(channels: int) -> float:
     """log of the channels computed per channel wanted."""
-    return float(np.log(-(-channels // LANES) * LANES / channels))
+    return float(np.log(filled(channels) / channels))
 
 
-def blocked(op: DenseConv, lanes: int = LANES) -> bool:
-    """Whether channels divide so that a runtime can compute in blocks of `lanes` of them.
-
-    As onnxruntime's NchwcTransformer decides: multiples of 4 (of the block where there are groups), or fewer channels
-    in than a block.
-    """
-    if isinstance(op, Depthwise):
-        return op.in_channels % 4 == 0
-    groups = getattr(op, "groups", 1)
-    if groups > 1:
-        return (op.in_channels // groups) % lanes == 0 and (op.out_channels // groups) % lanes == 0
-    return op.in_channels < lanes or op.in_channels % 4 == 0
+def _cut(op: Op) -> list[float]:
+    """log multiplications per turn of a convolution's innermost loop, log share of its windows inside the map."""
+    work = dict(zip(NAMES, tiles(op), strict=True))
+    if not isinstance(op, DenseConv) or not work["turns"]:
+        return [0.0, 0.0]
+    channels = 1 if isinstance(op, Depthwise) else op.in_channels // getattr(op, "groups", 1)
+    channels = channels if channels < LANES else filled(channels)
+    groups = 1 if isinstance(op, Depthwise) else getattr(op, "groups", 1)
+    blocks = groups * filled(op.out_channels // groups) // LANES
+    n, _, height, width = op.output_shape
+    whole = n * height * width * op.window[0] * op.window[1] * channels * blocks
+    return [float(np.log(work["multiplications"] / work["turns"])), float(np.log(work["multiplications"] / whole))]
 
 
 def feature_matrix(ops: Sequence[Op]) -> Floats:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from latency.features import FEATURES
+from latency.features import FEATURES, NAMED
 from latency.stats import Floats
+from latency.tiles import NAMES as TILES
 
 Frozen = dict[str, Any]
 
@@ -61,10 +62,22 @@ WORK_TERMS = (
     ("bytes", None),
     ("params", None),
 )
+PLAIN_TERMS = len(WORK_TERMS)  # all there were in files of before tiles
 
 
 def work_terms(features_ND: Floats) -> Floats:
-    """(n, 5) kernels, dense MACs, depthwise MACs, bytes moved, parameters of each op."""
+    """(n, B) kernels, dense MACs, depthwise MACs, bytes moved, parameters, latency.tiles.Tiles of each op, and the
+    bytes again in a column for each function that kernels have by name: an exponential costs more than a sum.
+
+    What is cut into tiles is no MACs besides: of a wide window on a small map these are a multiple of what is computed.
+    """
+    plain, tiles = _plain_terms(features_ND), features_ND[:, [FEATURES.index(name) for name in TILES]]
+    plain[tiles.any(axis=1), 1:3] = 0.0
+    named = features_ND[:, [FEATURES.index(f"is_{name}") for name in NAMED]] * plain[:, 3:4]
+    return np.column_stack([plain, tiles, named])
+
+
+def _plain_terms(features_ND: Floats) -> Floats:
     column = FEATURES.index
     parts = [features_ND[:, column(a)] - (features_ND[:, column(b)] if b else 0.0) for a, b in WORK_TERMS]
     return np.column_stack(parts)
@@ -90,6 +103,8 @@ def mean_log(prior: Frozen, features_ND: Floats) -> Floats:
     match prior["kind"]:
         case "work":
             terms = work_terms(features_ND)
+            if len(prior["weights"]) == PLAIN_TERMS:
+                terms = _plain_terms(features_ND)
         case "mixture":
             terms = np.column_stack([np.exp(predict(m, features_ND)[0]) for m in prior["models"]])
         case other:

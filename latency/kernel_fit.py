@@ -36,6 +36,9 @@ MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
+ROBUST = 12  # times that rates of work are fitted, kernels weighted by how far they are off
+AGREED = 0.05  # relative error from which on they count less
+PULL = 0.3
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Process:
 def process(x: Floats, log_s: Floats, log_var: Floats, rng: np.random.Generator) -> Process:
     """Rates of work and hyper-parameters from kernels with features `x` (n, D)."""
     from latency.evidence import Level, Noise, Rows
-    from latency.priors import fit_hyper, fit_rates, make_group, work_prior
+    from latency.priors import fit_hyper, make_group
 
-    prior = work_prior(x, fit_rates(frozen.work_terms(x), np.exp(log_s), log_var))
+    prior = _prior(x, log_s)
     group = make_group(("op",), ["op"] * len(x), x)
     some = np.sort(rng.permutation(len(x))[:MAX_HYPER])
     rows = Rows(np.eye(len(some)), np.exp(log_s[some]), log_var[some], np.zeros(len(some), dtype=bool))
@@ -59,6 +62,32 @@ def process(x: Floats, log_s: Floats, log_var: Floats, rng: np.random.Generator)
     mean = frozen.mean_log(prior, x[some])
     (fitted,), _ = fit_hyper([part], rows, mean, np.zeros(len(some)), Level(1.0, scale_std=0.0), Noise())
     return Process(replace(group, theta=fitted.theta), prior)
+
+
+def _prior(x: Floats, log_s: Floats) -> Frozen:
+    """The mean: a sum of work times rates, those that most kernels agree on, for some are far from any sum.
+
+    Least absolute relative errors, by least squares weighted anew (Holland and Welsch 1977), none below zero; what the
+    kernels leave open is pulled towards equal shares.
+    """
+    from scipy.optimize import nnls
+
+    from latency.priors import work_prior
+
+    terms, weight = frozen.work_terms(x), np.ones(len(x))
+    share = terms / np.exp(log_s)[:, None]
+    live = share.any(axis=0)
+    size = np.sqrt((share[:, live] ** 2).mean(axis=0))
+    design, pull = share[:, live] / size, PULL * np.eye(int(live.sum()))
+    for _ in range(ROBUST):
+        root = np.sqrt(weight)
+        found, _ = nnls(
+            np.vstack([design * root[:, None], pull]), np.concatenate([root, np.full(len(pull), PULL / len(pull))])
+        )
+        weight = AGREED / np.maximum(np.abs(design @ found - 1.0), AGREED)
+    rates = np.zeros(terms.shape[1])
+    rates[live] = found / size
+    return work_prior(x, rates)
 
 
 def condition(
@@ -81,9 +110,7 @@ def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:
     """Boosted trees on what the work does not explain."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    from latency.priors import fit_rates, work_prior
-
-    prior = work_prior(x, fit_rates(frozen.work_terms(x), np.exp(log_s), log_var))
+    prior = _prior(x, log_s)
     target = log_s - frozen.mean_log(prior, x)
     columns = varying(x, list(range(len(FEATURES))))
     model = GradientBoostingRegressor(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latency.features import LANES
 from latency.kernels import Activation, Copy, DenseConv, Depthwise, Elementwise, Gemm, Join, Norm
 from latency.onnx_graph import KernelNode
 from latency.op_base import Op
+from latency.tiles import filled
 
 if TYPE_CHECKING:
     from devices.onnx_profile import KernelRun
@@ -111,16 +111,12 @@ def _conv_fits(op: DenseConv, run: KernelRun) -> bool:
     if bool(op.add) != any(i == run.outputs[0] for i in run.inputs[2:]):
         return False
     inner = op.in_channels // getattr(op, "groups", 1)
-    return weights[1] in (inner, _filled(inner))
-
-
-def _filled(channels: int) -> int:
-    return -(-channels // LANES) * LANES
+    return weights[1] in (inner, filled(inner))
 
 
 def _sizes(op: Op, shape: tuple[int, int, int, int]) -> set[int]:
     n, c, h, w = shape
-    return {n * c * h * w, n * _filled(c) * h * w}
+    return {n * c * h * w, n * filled(c) * h * w}
 
 
 def _elements(shape: tuple[int, ...]) -> set[int]:

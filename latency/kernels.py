@@ -87,10 +87,12 @@ class DenseConv(Windowed):
     """Convolution over all channels with a window above 1 x 1; bias or folded batch norm, activation.
 
     `add`: the runtime adds a residual of the output's shape in the same kernel, before the activation.
+    `network_kib`: what the network around it reads (latency/kernel_context.py); 0 by itself.
     """
 
     act: str = "none"
     add: int = 0
+    network_kib: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ class TransposedConv(Op):
     groups: int = 1
     out_height: int = 0
     out_width: int = 0
+    network_kib: int = 0
     pads_freely: ClassVar[bool] = True
     smooth: ClassVar[tuple[str, ...]] = ("kernel", "stride", "groups")
 
@@ -166,6 +169,7 @@ class Gemm(Op):
     """batch * height * width rows of `in_channels` times a constant matrix, plus bias: linear layers, classifiers."""
 
     act: str = "none"
+    network_kib: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from latency.flops import macs
 from latency.fusions import fuse
+from latency.kernel_context import in_network, network_kib
 from latency.kernels import View
 from latency.onnx_check import OnnxError
 from latency.onnx_file import Graph, Node, read_onnx
@@ -60,12 +61,14 @@ def _kernels(graph: Graph, rules: Rules) -> tuple[KernelNode, ...]:
         placed = _with_views(graph, placed)
     if rules.blocked:
         placed = reordered(graph, placed)
-    found = [KernelNode(p.part.name, p.part.op_type, p.op, p.part.members, p.why) for p in placed]
     if not rules.views:
-        found = [k for k in found if not isinstance(k.op, View)]
-    if not found:
+        placed = [p for p in placed if not isinstance(p.op, View)]
+    if not placed:
         raise OnnxError("an empty model: nothing in it computes at run time")
-    return tuple(found)
+    kib = network_kib([p.op for p in placed if p.op])
+    return tuple(
+        KernelNode(p.part.name, p.part.op_type, p.op and in_network(p.op, kib), p.part.members, p.why) for p in placed
+    )
 
 
 def _with_views(graph: Graph, placed: list[Placed]) -> list[Placed]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from latency.features import LANES, blocked
 from latency.kernels import (
     Activation,
     BatchNorm,
@@ -27,6 +26,7 @@ from latency.onnx_file import Graph, Node
 from latency.onnx_ops import as_map, op_of
 from latency.onnx_parts import Part
 from latency.op_base import Op
+from latency.tiles import LANES, blocked
 
 PLAIN, BLOCKED = "plain", "blocked"
 #: Activations by themselves that compute in whatever layout they are given.

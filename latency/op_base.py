@@ -97,7 +97,7 @@ class Op:
 
 _MAY_BE_ZERO = (
     "shortcut", "se", "expand_conv", "start", "add", "blocked",
-    "kernel_width", "stride_width", "out_height", "out_width",
+    "kernel_width", "stride_width", "out_height", "out_width", "network_kib",
 )  # fmt: skip
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "act": ACTIVATIONS,

@@ -1,0 +1,28 @@
+"""What a kernel's time depends on besides the kernel: how much the network around it reads between two of its runs.
+
+Weights come from the cache that still holds them since the last inference, and every byte that an inference reads in
+between makes that a farther one: the same linear layer takes half the time in a network that fits into a core's own
+cache. Maps are made just before they are read, so they count by the largest alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from latency.flops import DTYPE_BYTES, bytes_moved, params
+from latency.kernels import DenseConv, Gemm, TransposedConv
+from latency.op_base import Op
+
+
+def network_kib(ops: Sequence[Op]) -> int:
+    """KiB that an inference of the network of `ops` reads: its weights and the largest maps, to a power of two."""
+    weights = [params(op) * DTYPE_BYTES[op.dtype] for op in ops]
+    maps = max((bytes_moved(op) - w for op, w in zip(ops, weights, strict=True)), default=0)
+    return int(2 ** round(math.log2(max(1.0, (sum(weights) + maps) / 1024))))
+
+
+def in_network(op: Op, kib: int) -> Op:
+    """`op` as a kernel of a network of `kib`; the same op where that does not matter, having no weights."""
+    return replace(op, network_kib=kib) if isinstance(op, DenseConv | TransposedConv | Gemm) else op
