@@ -14,6 +14,7 @@ from latency.device_state import states
 from latency.fitting import Details, fit_detailed
 from latency.joint import Observation
 from latency.kernel_fit import fit_kernels
+from latency.kernel_times import require_drawing
 from latency.network_file import read_networks
 from latency.op_fit import FitError
 from latency.predictor import LatencyPredictor
@@ -49,6 +50,7 @@ def fit_table(path: Path, folds: int, ui: Ui) -> Fitted:
     of_kernels = any(s.get("kernel_lot") is not None for s in content["sessions"])  # kernels timed inside networks
     with ui.progress(f"fitting {path.stem}") as report:
         if of_kernels:
+            require_drawing(path, content["sessions"])
             return fit_kernels(device, rows, provenance=provenance, report=report)
         return fit_detailed(device, rows, folds=folds, provenance=provenance, report=report)
 

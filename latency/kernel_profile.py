@@ -23,7 +23,7 @@ import numpy as np
 from devices.errors import UserError
 from latency.console import Ui
 from latency.kernel_space import Draw, draw
-from latency.kernel_times import kernel_row, kernel_seconds
+from latency.kernel_times import DRAWING, kernel_row, kernel_seconds, require_drawing
 from latency.measure import Policy, Progress, Workload, prepare, run_rounds
 from latency.onnx_parts import rules_for
 from latency.op_base import Op
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from latency.table import LatencyTable, Row
 
 NAME = "kernels"
-DRAWING = 2  # of the networks: another number where the same seed draws others, or kernels are described otherwise
 LOT = 50  # networks drawn, measured and learnt from at a time
 POOL = 2.5  # candidates drawn for each network of a later lot
 MAX_MACS = 4e9  # of a network drawn: one of ten times as many takes the time of ten
@@ -112,7 +111,8 @@ def profile_kernels(
     from latency.kernel_refine import most_uncertain
     from latency.profile import profile
 
-    _same_drawing(table)
+    if table.path.exists() and table.json_path.exists():
+        require_drawing(table.path, table.provenance()["sessions"])
     began, runtime = time.monotonic(), str(device.describe().get("runtime", ""))
     results: list[ProfileResult] = []
     lots = [min(LOT, networks - done) for done in range(0, networks, LOT)]
@@ -142,17 +142,6 @@ def profile_kernels(
         noisy=sum("noisy" in r.flags for r in rows),
         failed=sum(r.failed for r in results),
     )
-
-
-def _same_drawing(table: LatencyTable) -> None:
-    from latency.table import TableError
-
-    sessions = table.provenance()["sessions"] if table.path.exists() and table.json_path.exists() else []
-    if any("kernel_lot" in s and s.get("drawing") != DRAWING for s in sessions):
-        raise TableError(
-            f"{table.path} is of random networks that this version no longer draws; "
-            "write to another file with --out, or begin anew with --overwrite"
-        )
 
 
 def profile_command(ui: Ui, args: argparse.Namespace, table: LatencyTable, policy: Policy) -> ProfileResult:

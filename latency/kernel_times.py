@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latency.op_base import Op
 from latency.stats import Floats
-from latency.table import Row
+from latency.table import Row, TableError
 
+#: Of a table of kernels: another number where the same seed draws other networks, kernels are described otherwise, or
+#: their times are found otherwise.
+DRAWING = 3
 MIN_NETWORKS = 10  # from which what a call takes besides its kernels is told
 UNSEEN_S = 5e-7  # half of what the profile counts in
 LEAST = 0.2  # of what the profile says of a kernel that is its own at least
+
+
+def require_drawing(path: Path, sessions: Sequence[Mapping[str, Any]]) -> None:
+    """Raises TableError where a lot of kernels in the table's `sessions` is of another DRAWING."""
+    if any("kernel_lot" in s and s.get("drawing") != DRAWING for s in sessions):
+        raise TableError(
+            f"{path} is of random networks as another version drew and described them: profile with --space kernels "
+            "anew, into another file with --out or over it with --overwrite"
+        )
 
 
 def kernel_seconds(

@@ -265,7 +265,7 @@ def test_refinement_prefers_networks_of_kernels_that_are_known_badly(networks):
 def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch):
     """Two lots of three networks on the real runtime: rows for networks and their kernels, nothing twice; then a fit."""
     pytest.importorskip("onnxruntime")
-    from latency import fit, kernel_profile, kernel_space, profile
+    from latency import fit, kernel_profile, kernel_space, kernel_times, profile
     from latency.table import LatencyTable
 
     monkeypatch.setattr(kernel_profile, "LOT", 3)
@@ -293,9 +293,10 @@ def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch
     assert table.read_bytes() == before, "a second run adds nothing"
     capsys.readouterr()
     with monkeypatch.context() as of:
-        of.setattr(kernel_profile, "DRAWING", 99)
-        assert profile.main(args) == 2
-        assert "is of random networks that this version no longer draws" in capsys.readouterr().err
+        of.setattr(kernel_times, "DRAWING", 99)
+        for command, given in ((profile, args), (fit, [str(table)])):
+            assert command.main(given) == 2
+            assert "is of random networks as another version drew" in capsys.readouterr().err
     assert fit.main([str(table), "--json"]) == 0
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["ops"] == len(alone)
