@@ -53,6 +53,18 @@ class Of(nn.Module):
         return self.function(x, *(m(x) for m in self.modules_))
 
 
+class OfPlaces(nn.Module):
+    """A norm over the places of a map, where there is more than one."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x) if x.shape[2] * x.shape[3] > 1 else x
+        return y
+
+
 class RootMeanSquare(nn.Module):
     """RMS norm over the channels of a map (1910.07467), spelled out: the exporter has no other form of it."""
 
