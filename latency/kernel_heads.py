@@ -7,7 +7,7 @@ from torch import nn
 
 from latency.kernel_blocks import Drawn, conv
 from latency.kernel_draws import log_uniform
-from latency.kernel_extras import REDUCE, Of
+from latency.kernel_extras import REDUCE, GlobalMax, Of
 from latency.kernel_moves import Up
 from latency.kernel_vectors import LARGEST
 
@@ -21,7 +21,8 @@ def _pooled(d: Drawn) -> list[nn.Module]:
     if d.rng.random() < 0.35:
         reduce = REDUCE[d.rng.choice(("mean", "mean", "mean", "sum", "max"))]
         return [Of(lambda x: reduce(x, (2, 3), False))]
-    return [nn.AdaptiveAvgPool2d(1) if d.rng.random() < 0.85 else nn.AdaptiveMaxPool2d(1), nn.Flatten()]
+    most = d.rng.choice((GlobalMax(), nn.AdaptiveMaxPool2d(1)))
+    return [nn.AdaptiveAvgPool2d(1) if d.rng.random() < 0.85 else most, nn.Flatten()]
 
 
 def head(d: Drawn, kind: str, channels: int) -> nn.Module:

@@ -65,7 +65,10 @@ def _rows_of_points(rng: random.Random, odd: bool) -> Draw:
 def _hybrid(rng: random.Random, odd: bool) -> Draw:
     """Convolutions first, then stages where attention follows them (2110.02178, 2106.04803)."""
     size = _size(rng, 64, 256, 32)
-    widths = _widths(rng, rng.randint(2, 5), log_uniform(rng, 12, 64), 384, odd, (1.2, 2.1))
+    across = _across(rng, size, 32)
+    stem = rng.choice(("conv3s2", "conv3s2", "patch4"))
+    most = (min(size, across) // (4 if stem == "patch4" else 2)).bit_length() - 2  # halvings that leave a map of 2 x 2
+    widths = _widths(rng, min(most, rng.randint(2, 5)), log_uniform(rng, 12, 64), 384, odd, (1.2, 2.1))
     stages: list[StageRow] = []
     for i, c in enumerate(widths):
         block = rng.choice(("inverted", "inverted_hswish", "inverted_se_silu", "basic", "convnext", "separable"))
@@ -73,8 +76,7 @@ def _hybrid(rng: random.Random, odd: bool) -> Draw:
         if i >= len(widths) - 2:
             stages.append((rng.choice(("attend", "attend", "conv_ffn")), c, rng.randint(1, 2), 1))
     seed = rng.randrange(2**31)
-    stem = rng.choice(("conv3s2", "conv3s2", "patch4"))
-    return Draw("hybrid", size, _across(rng, size, 32), 3, stem, widths[0], tuple(stages), "pool", seed)
+    return Draw("hybrid", size, across, 3, stem, widths[0], tuple(stages), "pool", seed)
 
 
 def _medley(rng: random.Random, odd: bool) -> Draw:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from latency.kernel_blocks import Drawn, NormChannels, Sum, conv, divided
-from latency.kernel_extras import LONE_ACTS, REDUCE, Of, OfPlaces, RootMeanSquare
+from latency.kernel_extras import LONE_ACTS, REDUCE, GlobalMax, Of, OfPlaces, RootMeanSquare
 
 Tensor = torch.Tensor
 #: Functions of one tensor that stand alone, kept finite; each with what networks have it for.
@@ -154,7 +154,7 @@ class Scales(nn.Module):
     def __init__(self, d: Drawn, c: int) -> None:
         super().__init__()
         self.few, self.factor = d.rng.choice((1, 2, 3, 4, 8, 16, 19, 21, 32)), d.rng.choice((2, 4, 8, 16))
-        self.mode = d.rng.choices(("bilinear", "nearest", "bicubic"), (5, 4, 1.5))[0]
+        self.mode = d.rng.choices(("bilinear", "nearest", "bicubic"), (4, 4, 2.5))[0]
         self.first, self.last = (
             conv(c, self.few, act=d.act),
             nn.Conv2d(self.few, c, d.rng.choice((1, 1, 3)), padding="same"),
@@ -180,9 +180,10 @@ class Bins(nn.Module):
     def __init__(self, d: Drawn, c: int) -> None:
         super().__init__()
         squeezed = divided(c // d.rng.choice((2, 4, 8, 16)), 4)
-        self.bins, act = d.rng.choice((1, 1, 2, 3, 4, 7)), d.rng.choice((nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish))
+        self.bins, act = d.rng.choice((1, 1, 1, 2, 3, 4, 7)), d.rng.choice((nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish))
         self.shared = nn.Sequential(nn.Conv2d(c, squeezed, 1), act(), nn.Conv2d(squeezed, c, 1))
-        self.both, self.gate = d.rng.random() < 0.5, d.rng.choice((nn.Sigmoid, nn.Hardsigmoid, nn.Tanh))()
+        self.most = d.rng.choice((GlobalMax(), GlobalMax(), nn.AdaptiveMaxPool2d(1)))
+        self.both, self.gate = d.rng.random() < 0.6, d.rng.choice((nn.Sigmoid, nn.Hardsigmoid, nn.Tanh))()
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = int(x.shape[2]), int(x.shape[3])
@@ -191,7 +192,7 @@ class Bins(nn.Module):
             k = (h // bins, w // bins)
             mean, most = functional.avg_pool2d(x, k, k), functional.max_pool2d(x, k, k)
         else:
-            mean, most = functional.adaptive_avg_pool2d(x, 1), functional.adaptive_max_pool2d(x, 1)
+            mean, most = functional.adaptive_avg_pool2d(x, 1), self.most(x)
         y = self.shared(mean)
         if self.both:
             y = y + self.shared(most)

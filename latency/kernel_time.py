@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from latency.kernel_blocks import ACTS, Cat, Drawn, Gate, Sum, conv, divided
 from latency.kernel_draws import Draw
-from latency.kernel_extras import Of
+from latency.kernel_extras import GlobalMax, Of
 
 Tensor = torch.Tensor
 OVER_TIME = (3, 3, 5, 7, 9, 15, 25)
@@ -214,5 +214,5 @@ def spectrogram(d: Drawn, draw: Draw) -> nn.Module:
     if how == "each":  # sounds at every step: frequencies averaged out (1912.10211)
         return nn.Sequential(*layers, Of(lambda x: x.mean(2).transpose(1, 2)), nn.Linear(c, classes), nn.Sigmoid())
     over = {"pool": nn.AdaptiveAvgPool2d(1), "mean": Of(lambda x: x.mean(2).amax(2) + x.mean(2).mean(2)),
-            "most": nn.AdaptiveMaxPool2d(1)}[how]  # fmt: skip
+            "most": GlobalMax()}[how]  # fmt: skip
     return nn.Sequential(*layers, over, nn.Flatten(), nn.Linear(c, classes))

@@ -73,7 +73,7 @@ def large_window(d: Drawn, c: int) -> nn.Module:
     """A depthwise window of 9 to 31 (2203.06717, 2201.09792), beside one of 5 in some; or split in two (2207.03620)."""
     k = d.rng.choice((9, 9, 11, 13, 21, 31))
     act = d.rng.choice(("relu", "gelu", d.act))
-    if d.rng.random() < 0.25:
+    if d.rng.random() < 0.15:
         body: nn.Module = nn.Sequential(conv(c, c, (k, 5), 1, c, None), conv(c, c, (5, k), 1, c, act))
     elif d.rng.random() < 0.3:
         body = nn.Sequential(
@@ -149,9 +149,11 @@ def maxout(d: Drawn, c: int) -> nn.Module:
     """The larger (1302.4389), the smaller, or the difference of two convolutions; or x and -x (1603.05201)."""
     if d.rng.random() < 0.3:
         return nn.Sequential(Of(lambda x: torch.cat([x, -x], 1).relu()), nn.Conv2d(2 * c, c, 1))
-    a, b = (conv(c, c, d.rng.choice((1, 3)), 1, d.rng.choice((1, c)), None) for _ in range(2))
-    function = FUNCTIONS[d.rng.choice(("max", "max", "max", "min", "min", "sub"))]
-    return Of(lambda x, p, q: function(p, q), a, b)
+    layers = []
+    for name in d.rng.sample(("max", "max", "min", "sub"), 2):
+        a, b = (conv(c, c, d.rng.choice((1, 3)), 1, d.rng.choice((1, c, c)), None) for _ in range(2))
+        layers.append(Of(lambda x, p, q, function=FUNCTIONS[name]: function(p, q), a, b))
+    return nn.Sequential(*layers)
 
 
 def growth(d: Drawn, c: int) -> nn.Module:
