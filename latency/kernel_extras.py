@@ -8,6 +8,7 @@ reduce, gate and normalise are here; those that move, pool and resize: latency/k
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,6 +52,40 @@ class Of(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, *(m(x) for m in self.modules_))
+
+
+class _GlobalMax(torch.autograd.Function):
+    """The largest number of each channel, as ONNX's GlobalMaxPool: of a size it knows, torch writes a MaxPool of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.amax((2, 3), keepdim=True)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        """The node, with the shape that it gives where that of its input is known."""
+        made, sizes = g.op("GlobalMaxPool", x), x.type().sizes()
+        return made if sizes is None else made.setType(x.type().with_sizes([*sizes[:2], 1, 1]))
+
+
+class GlobalMax(nn.Module):
+    """(n, c, h, w) -> (n, c, 1, 1), the largest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _GlobalMax.apply(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+class OfPlaces(nn.Module):
+    """A norm over the places of a map, where there is more than one."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x) if x.shape[2] * x.shape[3] > 1 else x
+        return y
 
 
 class RootMeanSquare(nn.Module):

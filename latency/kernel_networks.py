@@ -11,13 +11,17 @@ from torch import nn
 from latency import kernel_blocks as blocks
 from latency import kernel_joins as joins
 from latency.kernel_blocks import Drawn, Mixer, NormChannels, Transformer, conv
-from latency.kernel_extras import EXTRAS, REDUCE, Of
+from latency.kernel_draws import Draw
+from latency.kernel_extras import EXTRAS
+from latency.kernel_heads import flat_head, head
+from latency.kernel_images import autoencoder, full_resolution, generator
+from latency.kernel_lone import LONE
 from latency.kernel_moves import MOVES, Up
-from latency.kernel_space import Draw
-
-CLASSES = (10, 100, 1000, 1000)
-FEW_CLASSES = (2, 10, 12, 35, 100)  # of networks too narrow for a thousand
-NARROW = 64  # channels before the head
+from latency.kernel_time import series, spectrogram
+from latency.kernel_token_blocks import Attend
+from latency.kernel_tokens import CLASSES, Columns, Rows, pyramid
+from latency.kernel_vectors import flattened, perceptron
+from latency.kernel_windows import WINDOWS
 
 Block = Callable[[Drawn, int, int, int], nn.Module]
 
@@ -49,7 +53,19 @@ BUILD: dict[str, Block] = {
 
 
 #: Blocks and extras alike.
-BUILD |= {name: lambda d, i, o, s, make=make: make(d, i) for name, make in (EXTRAS | MOVES).items()}  # type: ignore[misc]
+ALL_EXTRAS: dict[str, Callable[[Drawn, int], nn.Module]] = EXTRAS | MOVES | WINDOWS | LONE | {"attend": Attend}
+BUILD |= {name: lambda d, i, o, s, make=make: make(d, i) for name, make in ALL_EXTRAS.items()}  # type: ignore[misc]
+
+#: What builds the kinds of latency/kernel_kinds.py whose networks are no stages of blocks.
+WHOLE: dict[str, Callable[[Drawn, Draw], nn.Module]] = {
+    "pyramid": pyramid, "columns": Columns, "rows": Rows, "series": series, "spectrogram": spectrogram,
+    "full_resolution": full_resolution, "generator": generator, "autoencoder": autoencoder,
+    "perceptron": perceptron, "flattened": flattened,
+}  # fmt: skip
+
+
+def _heads(d: Drawn, c: int) -> int:
+    return d.rng.choice([h for h in sorted({c // w for w in (16, 32, 64)}) if h > 1 and c % h == 0] or [2])
 
 
 class Tokens(nn.Module):
@@ -66,7 +82,7 @@ class Tokens(nn.Module):
         self.patches = nn.Conv2d(draw.in_channels, c, patch, patch)
         self.token = None if mixer or d.rng.random() < 0.3 else nn.Parameter(torch.zeros(1, 1, c))
         self.position = nn.Parameter(torch.zeros(1, n + (self.token is not None), c))
-        heads, ratio, fused = max(2, c // d.rng.choice((32, 64))), d.rng.choice((2, 3, 4)), d.rng.random() < 0.5
+        heads, ratio, fused = _heads(d, c), d.rng.choice((2, 3, 4)), d.rng.random() < 0.5
         self.blocks = nn.Sequential(
             *(Mixer(n, c) if mixer else Transformer(c, heads, ratio, fused) for _ in range(draw.stages[0][2]))
         )
@@ -135,50 +151,13 @@ def _stem(d: Drawn, kind: str, channels: int, c_in: int) -> nn.Module:
     raise ValueError(f"unknown stem '{kind}'")
 
 
-def _pooled(d: Drawn) -> list[nn.Module]:
-    """(n, c, h, w) -> (n, c): by a pooling mostly, else by a reduction, which runtimes run by another kernel."""
-    if d.rng.random() < 0.35:
-        reduce = REDUCE[d.rng.choice(("mean", "mean", "mean", "sum", "max"))]
-        return [Of(lambda x: reduce(x, (2, 3), False))]
-    return [nn.AdaptiveAvgPool2d(1) if d.rng.random() < 0.85 else nn.AdaptiveMaxPool2d(1), nn.Flatten()]
-
-
-def _head(d: Drawn, kind: str, channels: int) -> nn.Module:
-    narrow = channels <= NARROW
-    classes = d.rng.choice(FEW_CLASSES if narrow else CLASSES)
-    pool = _pooled(d)
-    match kind:
-        case "pool":
-            return nn.Sequential(*pool, nn.Linear(channels, classes))
-        case "wide":
-            wide = channels * d.rng.choice((2, 4, 6)) if narrow else d.rng.choice((640, 960, 1280))
-            return nn.Sequential(conv(channels, wide, act=d.act), *pool, nn.Linear(wide, classes))
-        case "dense":
-            wide = d.rng.choice((32, 64, 84, 120, 256) if narrow else (256, 512, 1024, 2048))
-            return nn.Sequential(
-                *pool, nn.Linear(channels, wide), nn.ReLU(), nn.Dropout(), nn.Linear(wide, wide), nn.ReLU(),
-                nn.Linear(wide, classes),
-            )  # fmt: skip
-        case "conv":
-            return nn.Sequential(nn.Dropout(), nn.Conv2d(channels, classes, 1), nn.ReLU(), *pool)
-        case "norm":
-            return nn.Sequential(*pool, nn.LayerNorm(channels), nn.Linear(channels, classes))
-        case "detect":
-            return nn.Conv2d(channels, 3 * d.rng.choice((6, 25, 85)), 1)
-        case "segment":
-            few = d.rng.choice((2, 5, 19, 21))
-            return nn.Sequential(nn.Conv2d(channels, few, 1), Up(d, few, few, d.rng.choice((2, 4))), nn.Softmax(1))
-        case "embed":
-            unit = Of(lambda x: nn.functional.normalize(x, dim=1))
-            return nn.Sequential(*pool, nn.Linear(channels, d.rng.choice((32, 64, 128, 256))), unit)
-    raise ValueError(f"unknown head '{kind}'")
-
-
 def build_draw(draw: Draw) -> tuple[nn.Module, tuple[int, int, int, int]]:
     """The network of a draw, and its input shape. The same draw gives the same network; weights are torch's."""
     rng = random.Random(draw.seed)
     d = Drawn(rng, rng.choices(tuple(blocks.ACTS), (6, 2, 2, 2, 1, 1))[0])
     shape = draw.input_shape
+    if draw.family in WHOLE:
+        return WHOLE[draw.family](d, draw), shape
     if draw.head == "tokens":
         return Tokens(d, draw), shape
     stem, channels = _stem(d, draw.stem, draw.stem_channels, draw.in_channels), draw.stem_channels
@@ -192,4 +171,6 @@ def build_draw(draw: Draw) -> tuple[nn.Module, tuple[int, int, int, int]]:
         stages.append(nn.Sequential(*layers))
     if draw.head.startswith("unet"):
         return UNet(d, draw, stem, stages, [*before, channels]), shape
-    return nn.Sequential(stem, *stages, _head(d, draw.head, channels)), shape
+    body = nn.Sequential(stem, *stages)
+    last = flat_head(d, body, shape) if draw.head == "flat" else head(d, draw.head, channels)
+    return nn.Sequential(*body, last), shape

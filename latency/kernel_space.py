@@ -1,17 +1,19 @@
 """The `kernels` space: what public networks are made of, as stages of blocks at their published widths and sizes.
 
 Random networks (latency/kernel_networks.py) are drawn around these: one entry's stages, widths and resolution moved
-log-uniformly, blocks of other entries mixed in. Data; where the numbers are from stands with each entry.
+log-uniformly, blocks of other entries mixed in. Data; where the numbers are from stands with each entry. Networks of
+other kinds (of time, tokens of all sorts, decoders, vectors): latency/kernel_kinds.py.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
-#: (block, channels out, blocks in the public network, stride of the first)
-StageRow = tuple[str, int, int, int]
+from latency.kernel_draws import EXTRAS, ODD, Draw, StageRow, an_extra, log_uniform, width
+from latency.kernel_kinds import KINDS, draw_kind
+
+__all__ = ["BLOCKS", "EXTRAS", "ZOO", "Draw", "Family", "draw", "draw_kind", "log_uniform", "width"]
 
 
 @dataclass(frozen=True)
@@ -91,58 +93,24 @@ ZOO: tuple[Family, ...] = (
 )  # fmt: skip
 
 #: Families whose kernels are in few others are drawn more often, by their head.
-OFTEN = {"tokens": 2.0, "unet": 2.0, "unet_linear": 2.0, "norm": 2.0}
+OFTEN = {"tokens": 1.3, "unet": 2.0, "unet_linear": 2.0, "norm": 2.0}
 
-#: What is put between stages (latency/kernel_extras.py, kernel_moves.py), so that kernels that few blocks have come in
-#: many sizes; how often each is drawn.
-EXTRAS = {
-    "pooled_gate": 2.0, "spatial_gate": 1.5, "axis_gates": 1.0, "context": 1.0, "channel_weights": 1.0, "normed": 1.5,
-    "unit_length": 0.7, "carried": 1.5, "lone": 1.5, "binary": 1.5, "map_attention": 1.0, "down_and_up": 2.0,
-    "pyramid": 1.0, "padded": 0.7, "windows": 1.0, "dilated": 0.7, "grouped": 1.0, "steps": 1.0, "everywhere": 0.7,
-}  # fmt: skip
-WITH_EXTRAS = 0.6  # of networks have extras; of these
-AFTER_STAGE = 0.6  # of stages are followed by one
+#: Of what is put between stages (kernel_draws.EXTRAS).
+WITH_EXTRAS = 0.7  # of networks have extras; of these
+AFTER_STAGE = 0.7  # of stages are followed by one
 TINY = 0.2  # of networks are small enough that what each kernel starts with counts
+OTHERS = sum(share for share, _ in KINDS.values())  # of networks are of other kinds
 OBLONG = 0.15  # of networks take a map that is not square
-OTHER_HEADS = {"segment": 0.06, "embed": 0.06}  # in place of "pool"
+OTHER_HEADS = {"segment": 0.06, "embed": 0.06, "flat": 0.06}  # in place of "pool"
 
 #: Blocks that fit wherever a map of channels goes in and one comes out.
 BLOCKS = tuple(sorted({row[0] for f in ZOO for row in f.stages} - {"transformer", "mixer"}))
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A random network: what to build. `stages`: (block or extra, channels, how many, stride)."""
-
-    family: str
-    resolution: int
-    across: int  # the width of the input, where `resolution` is its height
-    in_channels: int
-    stem: str
-    stem_channels: int
-    stages: tuple[StageRow, ...]
-    head: str
-    seed: int  # of what is drawn inside blocks: kernels, expansions
-
-    @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(batch, channels, height, width)."""
-        return (1, self.in_channels, self.resolution, self.across)
-
-
-def log_uniform(rng: random.Random, low: float, high: float) -> float:
-    """A number whose logarithm is uniform."""
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def width(rng: random.Random, channels: float) -> int:
-    """`channels` to a multiple of 8 mostly, as networks have it; sometimes of 16, 32, 4, or to any even number."""
-    step = rng.choices((8, 16, 32, 4, 2), (50, 30, 10, 8, 2))[0]
-    return max(step, round(channels / step) * step, 8)
-
-
 def draw(rng: random.Random, family: Family | None = None) -> Draw:
-    """A random network around an entry of the zoo (any of them where `family` is None)."""
+    """A random network around an entry of the zoo; where `family` is None, around any of them, or of another kind."""
+    if family is None and rng.random() < OTHERS:
+        return draw_kind(rng)
     family = family or rng.choices(ZOO, [OFTEN.get(f.head, 1.0) for f in ZOO])[0]
     tiny = rng.random() < TINY
     wide = log_uniform(rng, 0.06, 0.4) if tiny else log_uniform(rng, 0.3, 1.25)
@@ -154,16 +122,18 @@ def draw(rng: random.Random, family: Family | None = None) -> Draw:
     across = max(2 * patch, round(resolution * log_uniform(rng, 0.4, 1.6) / patch) * patch)
     across = across if rng.random() < OBLONG else resolution
     in_channels = 1 if tiny and rng.random() < 0.5 else 3
+    odd = rng.random() < ODD
     rows = family.stages[: rng.randint(1, 3)] if tiny else family.stages
     stages: list[StageRow] = []
     for block, channels, blocks, stride in rows:
         if block in BLOCKS and rng.random() < 0.3:
             block = rng.choice(BLOCKS)
         depth = max(1, min(blocks, 3, round(blocks * log_uniform(rng, 0.2, 1.0))))
-        stages.append((block, width(rng, channels * wide * log_uniform(rng, 0.8, 1.25)), depth, stride))
-    stem, stem_channels = family.stem, width(rng, family.stem_channels * wide)
+        stages.append((block, width(rng, channels * wide * log_uniform(rng, 0.8, 1.25), odd), depth, stride))
+    stem, stem_channels = family.stem, width(rng, family.stem_channels * wide, odd)
     if stem == "patch16":  # the width of tokens stays what it is
-        tokens = max(64, round(family.stem_channels * wide / 64) * 64)
+        step = rng.choice((64, 64, 32, 8))
+        tokens = max(step, 16, round(family.stem_channels * wide / step) * step)
         stem_channels, stages = tokens, [(b, tokens, rng.randint(1, 3), s) for b, _, _, s in stages]
     else:
         stem = rng.choice(("conv3", "conv3s2")) if tiny else stem
@@ -186,5 +156,5 @@ def _with_extras(rng: random.Random, stages: list[StageRow]) -> list[StageRow]:
     for row in stages:
         found.append(row)
         if rng.random() < AFTER_STAGE:
-            found.append((rng.choices(list(EXTRAS), list(EXTRAS.values()))[0], row[1], 1, 1))
+            found += [(an_extra(rng), row[1], 1, 1) for _ in range(rng.choice((1, 2)))]
     return found

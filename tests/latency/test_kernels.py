@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from devices.onnx_profile import kernel_runs
 from latency import kernels as k
 from latency.features import FEATURES, discrete_values, feature_matrix, features
 from latency.flops import bytes_moved, macs, params
+from latency.kernel_draws import EXTRAS
+from latency.kernel_kinds import KINDS as WHOLE
+from latency.kernel_kinds import draw_kind
 from latency.kernel_modules import build_kernel
-from latency.kernel_space import BLOCKS, EXTRAS, ZOO, draw
+from latency.kernel_space import BLOCKS, OTHERS, ZOO, draw
 from latency.kernel_times import kernel_row, kernel_seconds
 from latency.modules import build
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
@@ -177,7 +181,8 @@ def test_an_extra_keeps_the_map_however_small(name):
     from latency.kernel_blocks import Drawn
     from latency.kernel_networks import BUILD
 
-    for seed, (channels, height, width) in enumerate(((16, 12, 12), (24, 7, 9), (8, 1, 1), (20, 3, 2), (10, 5, 6))):
+    sizes = ((16, 12, 12), (24, 7, 9), (8, 1, 1), (20, 3, 2), (10, 5, 6), (13, 8, 8), (7, 4, 5), (32, 16, 16))
+    for seed, (channels, height, width) in enumerate(sizes):
         extra = BUILD[name](Drawn(random.Random(f"{name}{seed}")), channels, channels, 1).eval()
         with torch.no_grad():
             out = extra(torch.rand(1, channels, height, width))
@@ -186,13 +191,17 @@ def test_an_extra_keeps_the_map_however_small(name):
 
 
 def test_draws_are_of_all_sizes_and_hold_every_kind_of_kernel():
-    """A fifth is tiny, some have one channel or an oblong input, each extra is drawn."""
+    """Of families a fifth is tiny; some have one channel, odd widths or an oblong input; each extra, each kind is drawn."""
     rng = random.Random(0)
-    made = [draw(rng) for _ in range(600)]
+    drawn = [draw(rng) for _ in range(1000)]
+    made = [m for m in drawn if m.family not in WHOLE]
+    assert np.mean([m.family in WHOLE for m in drawn]) == pytest.approx(OTHERS, abs=0.05)
+    assert {m.family for m in drawn} == {f.name for f in ZOO} | set(WHOLE)
     assert 0.1 < np.mean([m.resolution <= 64 for m in made]) < 0.4
     assert {m.in_channels for m in made} == {1, 3}
     assert any(m.across != m.resolution for m in made)
     assert set(EXTRAS) <= {row[0] for m in made for row in m.stages}
+    assert 0.07 < np.mean([any(row[1] % 2 for row in m.stages) for m in made]) < 0.2
 
 
 def test_draws_are_seeded_and_near_their_family():
@@ -216,6 +225,72 @@ def test_a_network_of_the_family_runs_and_is_the_same_again(name):
         out = module.eval()(torch.zeros(shape))
     assert torch.isfinite(out).all()
     assert str(module) == str(build_draw(made)[0])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_network_of_any_kind_runs_and_is_the_same_again(name):
+    """On inputs of the shape that the draw says; at sizes that are cut too, as tests of other modules do."""
+    from latency.kernel_networks import build_draw
+
+    for seed in range(4):
+        made = draw_kind(random.Random(f"{name}{seed}"), name)
+        assert made.family == name
+        assert made == draw_kind(random.Random(f"{name}{seed}"), name)
+        small = replace(made, resolution=min(made.resolution, 64), across=min(made.across, 64))
+        module, shape = build_draw(small)
+        with torch.no_grad():
+            out = module.eval()(torch.rand(shape))
+        assert torch.isfinite(out).all()
+        assert str(module) == str(build_draw(small)[0])
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "reduced", "linear", "channels"])
+def test_attention_keeps_tokens_whatever_its_style(kind):
+    """Also where windows do not divide the map; logits weighted to one give values between those that there are."""
+    from latency.kernel_attention import style
+    from latency.kernel_token_blocks import Block
+
+    for seed, (c, side) in enumerate(((16, (8, 8)), (24, (7, 10)), (19, (5, 3)), (40, (16, 12)), (8, (1, 1)))):
+        for shifted in (False, True):
+            rng = random.Random(f"{kind}{seed}{shifted}")
+            s = style(rng, c, (kind,))
+            assert s.heads * s.key <= max(2 * c, s.key)
+            x = torch.rand(2, side[0] * side[1], c)
+            with torch.no_grad():
+                out = Block(c, s, side, shifted=shifted).eval()(x, side)
+            assert out.shape == x.shape
+            assert torch.isfinite(out).all()
+
+
+def test_windows_are_of_neighbours_and_every_place_comes_back_where_it_was():
+    """Attention that passes values on as they are gives back the map, shifted, padded or neither."""
+    from latency.kernel_attention import Style
+    from latency.kernel_token_blocks import OnMap
+
+    for side in ((8, 8), (7, 10)):
+        for shifted in (False, True):
+            module = OnMap(6, Style("window", 1, 6, 6, window=4), side, shifted)
+            module.attention = torch.nn.Identity()
+            x = torch.rand(2, side[0] * side[1], 6)
+            assert torch.equal(module(x, side), x)
+
+
+def test_drawn_networks_hold_nearly_every_name_of_the_vocabulary():
+    """Of 40 networks without the larger ones; what an exporter never leaves in a graph is named here."""
+    from devices.onnx_cpu import export_onnx
+    from latency.kernel_networks import build_draw
+    from latency.onnx_graph import kernels_of
+
+    rng, found = random.Random("0/0"), set()
+    networks = [draw_kind(rng, "medley") for _ in range(40)]
+    for made in networks:
+        module, shape = build_draw(replace(made, resolution=min(made.resolution, 24), across=min(made.across, 24)))
+        ops = [kernel.op for kernel in kernels_of(export_onnx(module, shape))]
+        assert None not in ops
+        found |= {value for op in ops for value in discrete_values(op).values()}
+    spelled_out = {"mish", "rms"}
+    assert {*ACTIVATIONS, *FUNCTIONS, *BROADCASTS, *NORMS, *RESIZES, *COPIES} - found <= spelled_out
+    assert set(REDUCTIONS) <= found
 
 
 @pytest.mark.parametrize("each_s", [2e-6, -1e-6])

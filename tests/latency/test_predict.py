@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from devices.onnx_cpu import export_onnx
-from latency import predict
+from latency import kernel_space, predict
 from latency.flops import bytes_moved, macs
 from latency.joint import Observation
 from latency.kernel_fit import fit_kernels
@@ -40,7 +40,9 @@ def drawn(n, seed=0, families=FAMILIES):
     torch.manual_seed(0)
     found = []
     for i in range(n):
-        made = draw(rng, next(f for f in ZOO if f.name == families[i % len(families)]))
+        with pytest.MonkeyPatch.context() as of:
+            of.setattr(kernel_space, "WITH_EXTRAS", 0.0)
+            made = draw(rng, next(f for f in ZOO if f.name == families[i % len(families)]))
         made = type(made)(**{**made.__dict__, "resolution": 64 + 32 * (i % 2)})
         module, shape = build_draw(made)
         found.append(Network(made, kernels_of(export_onnx(module, shape))))
@@ -265,13 +267,14 @@ def test_refinement_prefers_networks_of_kernels_that_are_known_badly(networks):
 def test_profile_of_kernels_end_to_end_on_this_cpu(tmp_path, capsys, monkeypatch):
     """Two lots of three networks on the real runtime: rows for networks and their kernels, nothing twice; then a fit."""
     pytest.importorskip("onnxruntime")
-    from latency import fit, kernel_profile, kernel_space, kernel_times, profile
+    from latency import fit, kernel_profile, kernel_times, profile
     from latency.table import LatencyTable
 
     monkeypatch.setattr(kernel_profile, "LOT", 3)
     monkeypatch.setattr(kernel_profile, "POOL", 1.4)
     small = tuple(f for f in ZOO if f.name in ("resnet18", "mobilenetv2"))
     monkeypatch.setattr(kernel_space, "ZOO", small)
+    monkeypatch.setattr(kernel_space, "OTHERS", 0.0)
     monkeypatch.setattr(kernel_space, "WITH_EXTRAS", 0.0)  # of these not every kernel is found in the profile
     table = tmp_path / "cpu.csv"
     args = ["--space", "kernels", "--networks", 6, "--budget-min", 0.08, "--out", table, "--target-ci", 0.2]
