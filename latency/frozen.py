@@ -33,6 +33,8 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     if model["kind"] == "blend":  # the mean of several models' logarithms
         each = [predict(m, features_ND)[0] for m in model["models"]]
         return np.asarray(np.mean(each, axis=0), dtype=np.float64), np.full(len(features_ND), model["std"])
+    if model["kind"] == "work":  # a prior mean by itself
+        return mean_log(model, features_ND), np.zeros(len(features_ND))
     if model["kind"] == "context":  # inside a mixture: F of ops in a network, of a model of ops alone
         log_s, log_std = predict(model["model"], features_ND)
         alone = np.exp(log_s)
@@ -63,6 +65,7 @@ WORK_TERMS = (
     ("params", None),
 )
 PLAIN_TERMS = len(WORK_TERMS)  # all there were in files of before tiles
+TERMS = (*(a for a, _ in WORK_TERMS), *TILES, *(f"bytes_{name}" for name in NAMED))  # of `work_terms`, in its order
 
 
 def work_terms(features_ND: Floats) -> Floats:

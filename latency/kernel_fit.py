@@ -1,8 +1,8 @@
 """A predictor of kernels: thousands of them, each timed inside a network. `latency.fit` of a table of that space.
 
-Per kind of kernel, log F = log of its work times fitted rates + what the shape says, by a Gaussian process, by boosted
-trees, or by the mean of both; cross-validation chooses. Then constant and scale over the whole networks. The other fit
-(latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which is not
+Per kind of kernel, log F is the mean of three: log of its work times fitted rates; that and what the shape says
+besides, by a Gaussian process; the same by boosted trees. Then constant and scale over the whole networks. The other
+fit (latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which is not
 needed where kernels are timed in place: their sum is the network's time by construction.
 """
 
@@ -24,7 +24,7 @@ from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
 from latency.kernel_intervals import Kernels, NetworkLevel, fit_level, unjudged
-from latency.kernel_std import distance
+from latency.kernel_std import far
 from latency.op_fit import FitError, LeftOut
 from latency.ops import Op
 from latency.predictor import LatencyPredictor
@@ -32,12 +32,14 @@ from latency.stats import Floats, mape, spearman
 from latency.uncertainty import KindModel
 
 MIN_TREES = 40  # kernels of a kind below which trees are not tried
-MAX_GP = 500  # kernels of a kind that the Gaussian process is conditioned on
+TREES, RATE = 100, 0.1
+MAX_GP = 400  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
+MODELS = ("gaussian_process", "boosted_trees", "work")  # whose mean is F
 ROBUST = 12  # times that rates of work are fitted, kernels weighted by how far they are off
-AGREED = 0.05  # relative error from which on they count less
+AGREED = 0.05  # relative error from which on they count less; also the least ratio of sum to time
 PULL = 0.3
 
 
@@ -67,8 +69,8 @@ def process(x: Floats, log_s: Floats, log_var: Floats, rng: np.random.Generator)
 def _prior(x: Floats, log_s: Floats) -> Frozen:
     """The mean: a sum of work times rates, those that most kernels agree on, for some are far from any sum.
 
-    Least absolute relative errors, by least squares weighted anew (Holland and Welsch 1977), none below zero; what the
-    kernels leave open is pulled towards equal shares.
+    Least absolute errors of logarithms, by least squares weighted anew (Holland and Welsch 1977), none below zero; what
+    the kernels leave open is pulled towards equal shares.
     """
     from scipy.optimize import nnls
 
@@ -84,7 +86,9 @@ def _prior(x: Floats, log_s: Floats) -> Frozen:
         found, _ = nnls(
             np.vstack([design * root[:, None], pull]), np.concatenate([root, np.full(len(pull), PULL / len(pull))])
         )
-        weight = AGREED / np.maximum(np.abs(design @ found - 1.0), AGREED)
+        ratio = np.maximum(design @ found, AGREED)
+        weight = np.abs(np.log(ratio)) / np.maximum((ratio - 1.0) ** 2, AGREED**2) * AGREED
+        weight[np.abs(ratio - 1.0) < AGREED] = 1.0
     rates = np.zeros(terms.shape[1])
     rates[live] = found / size
     return work_prior(x, rates)
@@ -114,12 +118,12 @@ def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:
     target = log_s - frozen.mean_log(prior, x)
     columns = varying(x, list(range(len(FEATURES))))
     model = GradientBoostingRegressor(
-        n_estimators=150, learning_rate=0.08, max_leaf_nodes=10, max_depth=None, subsample=0.7, max_features=0.6,
+        n_estimators=TREES, learning_rate=RATE, max_leaf_nodes=10, max_depth=None, subsample=0.7, max_features=0.6,
         min_samples_leaf=2, random_state=seed,
     ).fit(x[:, columns], target, sample_weight=1 / log_var)  # fmt: skip
     base = float(np.asarray(model.init_.constant_).ravel()[0])
     off = spread(model.predict(x[:, columns]) - target)
-    made = freeze_trees([t[0].tree_ for t in model.estimators_], 0.08, base, columns, off)
+    made = freeze_trees([t[0].tree_ for t in model.estimators_], RATE, base, columns, off)
     return {**_small(made), "prior": prior}
 
 
@@ -139,11 +143,9 @@ class KindFit:
     """The model of one kind of kernel, and how it fared on kernels left out."""
 
     model: Frozen
-    chosen: str
-    errors: dict[str, float]  # MAPE of each candidate
-    left_out_s: Floats  # (n,) predictions by the one chosen
-    nested: Floats  # (n,) relative errors where each fold is predicted by the candidate that did best on the others
-    far: Floats  # (n,) distance of each kernel to those that its prediction is from
+    errors: dict[str, float]  # MAPE of each of MODELS and of their mean
+    left_out_s: Floats  # (n,) predictions by the mean
+    far: Floats  # (n,) how far the models that never saw it are apart; latency.kernel_std.far
 
 
 def network_folds(ops: Sequence[Op], networks: Sequence[Observation], rng: np.random.Generator) -> tuple[Any, Any]:
@@ -158,39 +160,33 @@ def network_folds(ops: Sequence[Op], networks: Sequence[Observation], rng: np.ra
 
 
 def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
-    """Choose among the candidates by folds. Hyper-parameters of the Gaussian process are those of all kernels."""
+    """The mean of the models that as many kernels as there are allow, and what each is off by in folds.
+
+    Not the best of them by the folds, which do not say what is best on networks unlike these: there the mean of all is
+    off by less than any. Hyper-parameters of the Gaussian process are those of all kernels.
+    """
     rng, log_s = np.random.default_rng(0), np.log(seconds)
     known = process(x, log_s, log_var, rng)
     parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
     if len(x) - max(map(len, parts)) < len(x) / 3:  # a kind of few networks: by kernels then
         parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
-    tried: dict[str, Floats] = {"gaussian_process": np.empty(len(x))}
-    trees, far = len(x) >= MIN_TREES, np.empty(len(x))
-    if trees:
-        tried |= {"boosted_trees": np.empty(len(x)), "blend": np.empty(len(x))}
+    names = MODELS if len(x) >= MIN_TREES else tuple(n for n in MODELS if n != "boosted_trees")
+
+    def models(which: Any) -> list[Frozen]:
+        made = {"gaussian_process": condition(known, x, log_s, log_var, which, rng), "work": known.prior}
+        if "boosted_trees" in names:
+            made["boosted_trees"] = boosted(x[which], log_s[which], log_var[which])
+        return [made[n] for n in names]
+
+    left_out = np.empty((len(names), len(x)))
     for part in parts:
-        rest = np.setdiff1d(np.arange(len(x)), part)
-        made_without = condition(known, x, log_s, log_var, rest, rng)
-        tried["gaussian_process"][part] = frozen.predict(made_without, x[part])[0]
-        far[part] = distance(made_without, x[part])
-        if trees:
-            tried["boosted_trees"][part] = frozen.predict(boosted(x[rest], log_s[rest], log_var[rest]), x[part])[0]
-            tried["blend"][part] = (tried["gaussian_process"][part] + tried["boosted_trees"][part]) / 2
-    off = {name: np.abs(np.exp(p) / seconds - 1) for name, p in tried.items()}
-    errors = {name: float(o.mean()) for name, o in off.items()}
-    nested = np.empty(len(x))
-    for part in parts:
-        rest = np.setdiff1d(np.arange(len(x)), part)
-        nested[part] = off[min(off, key=lambda c: float(off[c][rest].mean()))][part]
-    chosen = min(errors, key=lambda c: errors[c])
-    std = spread(np.clip(tried[chosen] - log_s, -1.0, 1.0))
-    full = condition(known, x, log_s, log_var, np.arange(len(x)), rng)
-    if chosen != "gaussian_process":
-        made = boosted(x, log_s, log_var)
-        full = {**made, "std": std} if chosen == "boosted_trees" else blend([full, made], std)
-    if chosen == "boosted_trees":  # which tells no distance when asked
-        far[:] = np.nan
-    return KindFit(full, chosen, errors, np.exp(tried[chosen]), nested, far)
+        without = models(np.setdiff1d(np.arange(len(x)), part))
+        left_out[:, part] = [frozen.predict(m, x[part])[0] for m in without]
+    mean = left_out.mean(axis=0)
+    tried = {**dict(zip(names, left_out, strict=True)), "blend": mean}
+    errors = {name: float(np.abs(np.exp(log) / seconds - 1).mean()) for name, log in tried.items()}
+    std = spread(np.clip(mean - log_s, -1.0, 1.0))
+    return KindFit(blend(models(np.arange(len(x))), std), errors, np.exp(mean), far(left_out.std(axis=0)))
 
 
 def fit_kernels(
@@ -211,7 +207,6 @@ def fit_kernels(
     cv: dict[str, dict[str, float]] = {}
     left_out: dict[str, LeftOut] = {}
     told: dict[str, Kernels] = {}
-    nested: list[Floats] = []
     names = sorted({type(o.ops[0]).__name__ for o in ops})
     folds, fold_of_network = network_folds([o.ops[0] for o in ops], networks, np.random.default_rng(0))
     for i, name in enumerate(names):
@@ -224,8 +219,7 @@ def fit_kernels(
         chosen[name] = "lookup"
         if len(mine) >= MIN_OPS:
             fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2, fold)
-            model, chosen[name], cv[name], predicted = fitted.model, fitted.chosen, fitted.errors, fitted.left_out_s
-            nested.append(fitted.nested)
+            model, chosen[name], cv[name], predicted = fitted.model, "blend", fitted.errors, fitted.left_out_s
             std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
             left_out[name] = LeftOut(tuple(o.ops[0] for o in mine), seconds, predicted, std)
             told[name] = Kernels(left_out[name].ops, predicted, seconds, fitted.far, fold)
@@ -247,7 +241,7 @@ def fit_kernels(
         for f in np.unique(fold_of_network):
             mine, rest = fold_of_network == f, fold_of_network != f
             line[mine] = np.polyval(np.polyfit(work[rest], measured[rest], 1, w=1 / measured[rest]), work[mine])
-    errors = _errors(left_out, cv, chosen, ops, networks, (level.total_s, level.std_s, line), measured, nested)
+    errors = _errors(left_out, cv, chosen, ops, networks, (level.total_s, level.std_s, line), measured)
     predictor = LatencyPredictor(
         device, kinds, level.constant_s, level.scale, None, level.uncertainty,
         {**provenance, "errors": errors, "software": software()},
@@ -265,7 +259,6 @@ def _errors(
     networks: Sequence[Observation],
     told: tuple[Floats, Floats, Floats],
     measured: Floats,
-    nested: list[Floats],
 ) -> dict[str, Any]:
     joined = [
         np.concatenate([getattr(o, n) for o in left_out.values()]) for n in ("predicted_s", "measured_s", "std_s")
@@ -278,7 +271,7 @@ def _errors(
         "op_mape": of_ops["mape"],
         "op": of_ops,
         "op_how": "timed in place",
-        "op_nested_mape": float(np.mean(np.concatenate(nested))),
+        "op_nested_mape": of_ops["mape"],  # nothing is chosen by the folds
         "extrapolation": {},
         "cv": cv,
         "model": chosen,

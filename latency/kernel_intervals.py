@@ -1,7 +1,7 @@
 """Intervals of networks predicted by their kernels: found from kernels and networks left out of the fit.
 
-The numbers of latency/kernel_std.py: per kind, the standard error of log F over log F, smoothed; how it grows with the
-distance to what was measured, for all kinds alike; which part of the errors the kernels of a kind share, and what no
+The numbers of latency/kernel_std.py: per kind, the standard error of log F over log F, smoothed; how it grows as the
+models part, for all kinds alike; which part of the errors the kernels of a kind share, and what no
 sum explains, by largest likelihood over the networks; last a factor so that -+ 1.645 holds 90 % of them.
 """
 
@@ -29,8 +29,8 @@ KIND_WEIGHT = 8.0  # kernels for which the mean of the kind counts, at each knot
 MIN_CONFORMAL = 40  # networks from which their own quantile is taken
 FREEDOM = 5.0  # of Student's t: networks have tails
 #: Medians and spreads (of logit, log, log, log) of the priors: part shared, noise of networks, noise of what a call
-#: takes (s), and a factor on all of it.
-SHARED, NOISE, CALL, FACTOR = (0.2, 1.5), (0.02, 0.7), (1e-6, 1.0), (1.0, 0.5)
+#: takes (s), a factor on all of it, and the share of what models part by that kernels of a network share.
+SHARED, NOISE, CALL, FACTOR, UNLIKE = (0.2, 1.5), (0.02, 0.7), (1e-6, 1.0), (1.0, 0.5), (0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Kernels:
     ops: tuple[Op, ...]
     predicted_s: Floats  # (n,)
     measured_s: Floats  # (n,)
-    far: Floats  # (n,) distance to those of the fit; latency.kernel_std.distance
+    far: Floats  # (n,) how far the models are apart that never saw it; latency.kernel_std.far
     fold: Any  # (n,) fold that a kernel is left out with
 
     @property
@@ -64,7 +64,7 @@ def smoothed(kernels: Kernels, which: Any) -> dict[str, Any]:
 
 
 def far_slope(kinds: Mapping[str, Kernels], spreads: Mapping[str, Any], which: Mapping[str, Any]) -> float:
-    """How the log variance of a kernel grows with its distance: by largest likelihood over all kinds, not below 0."""
+    """How the log variance of a kernel grows as the models part: by largest likelihood over all kinds, not below 0."""
     from scipy.optimize import minimize_scalar
 
     ratio, away = [], []
@@ -86,19 +86,24 @@ def far_slope(kinds: Mapping[str, Kernels], spreads: Mapping[str, Any], which: M
 def variances(
     about: Mapping[str, Any], kinds: Mapping[str, Kernels], networks: Sequence[Observation], rate: Floats
 ) -> Floats:
-    """(m, 2) squared relative errors of networks: errors of one kind the same, and all of them independent.
+    """(m, 3) squared relative errors of networks: errors of one kind the same; all of them independent; and how far the
+    models of their kernels are apart, by time.
 
     `rate` (m,): what the network's time gains with a second of its kernels, over its time.
     """
     std: dict[Op, tuple[str, float]] = {}
+    unlike: dict[Op, tuple[float, float]] = {}
     for name, k in kinds.items():
+        unlike.update({op: (float(s), float(np.exp(f))) for op, s, f in zip(k.ops, k.predicted_s, k.far, strict=True)})
         rel = kernel_rel_std(about["spread"].get(name), about["far_slope"], k.predicted_s, k.far)
         std.update({op: (name, s * r) for op, s, r in zip(k.ops, k.predicted_s, rel, strict=True)})
     found = []
     for o, per_s in zip(networks, rate, strict=True):
         errors = [(std[op][0], n * std[op][1] * float(per_s)) for op, n in Counter(o.ops).items() if op in std]
-        found.append(parts(errors))
-    return np.array(found).reshape(-1, 2)
+        weighed = [unlike[op] for op in o.ops if op in unlike and not np.isnan(unlike[op][1])]
+        mean = sum(s * d for s, d in weighed) / max(sum(s for s, _ in weighed), 1e-12)
+        found.append((*parts(errors), mean**2))
+    return np.array(found).reshape(-1, 3)
 
 
 def calibrate(
@@ -125,6 +130,7 @@ def calibrate(
         about["shared"] * var[:, 0]
         + (1 - about["shared"]) * var[:, 1]
         + about["noise"] ** 2
+        + about["unlike"] ** 2 * var[:, 2]
         + (about["call_s"] / total_s) ** 2
     )
     about["factor"] = _factor(off[mine] / rel[mine])
@@ -136,20 +142,22 @@ def _network_level(var: Floats, off: Floats, total_s: Floats) -> dict[str, float
     from scipy.optimize import minimize
     from scipy.stats import t
 
-    priors = np.array([SHARED, NOISE, CALL, FACTOR])
+    priors = np.array([SHARED, NOISE, CALL, FACTOR, UNLIKE])
     medians, spreads = np.log(priors[:, 0]), priors[:, 1]
     medians[0] -= np.log(1 - SHARED[0])
 
     def cost(theta: Floats) -> float:
         shared = 1 / (1 + np.exp(-theta[0]))
         variance = shared * var[:, 0] + (1 - shared) * var[:, 1]
-        std = np.exp(theta[3]) * np.sqrt(variance + np.exp(2 * theta[1]) + (np.exp(theta[2]) / total_s) ** 2)
+        std = np.exp(theta[3]) * np.sqrt(
+            variance + np.exp(2 * theta[1]) + (np.exp(theta[2]) / total_s) ** 2 + np.exp(2 * theta[4]) * var[:, 2]
+        )
         likely = float((t.logpdf(off / std, FREEDOM) - np.log(std)).sum())
         return -likely + 0.5 * float((((theta - medians) / spreads) ** 2).sum())
 
-    theta = minimize(cost, medians, method="Nelder-Mead", options={"maxiter": 2000}).x
+    theta = minimize(cost, medians, method="Nelder-Mead", options={"maxiter": 4000}).x
     shared, noise, call = 1 / (1 + np.exp(-theta[0])), np.exp(theta[1]), np.exp(theta[2])
-    return {"shared": float(shared), "noise": float(noise), "call_s": float(call)}
+    return {"shared": float(shared), "noise": float(noise), "call_s": float(call), "unlike": float(np.exp(theta[4]))}
 
 
 def _factor(z: Floats) -> float:
@@ -168,7 +176,7 @@ def unjudged(kinds: Mapping[str, Kernels]) -> dict[str, Any]:
     which = {name: np.arange(len(k.ops)) for name, k in kinds.items()}
     spreads = {name: smoothed(k, which[name]) for name, k in kinds.items()}
     about = {"form": FORM, "spread": spreads, "far_slope": far_slope(kinds, spreads, which), "scale": 1.0}
-    return {**about, "shared": SHARED[0], "noise": ALIKE, "call_s": 0.0, "factor": 1.0}
+    return {**about, "shared": SHARED[0], "noise": ALIKE, "call_s": 0.0, "unlike": 0.0, "factor": 1.0}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """How far off a sum of kernels may be: from each kernel's own expected error. Evaluates in numpy alone.
 
-A kernel's relative error depends on its kind, on how long it takes (short ones are worse known) and on how far it lies
-from those measured. Errors of a network's kernels of one kind are in part the same error, the rest is independent. So
-a network of few uncertain kernels gets a wide interval, one of many well-known kernels a narrow one.
+A kernel's relative error depends on its kind, on how long it takes (short ones are worse known) and on how far the
+models whose mean predicts it are apart. Errors of a network's kernels of one kind are in part the same error, the rest
+is independent; and kernels that the models part about err together in part, whatever their kind. So a network of few
+uncertain kernels gets a wide interval, one of many well-known kernels a narrow one.
 latency/kernel_intervals.py finds the numbers in `about`.
 """
 
@@ -24,48 +25,50 @@ if TYPE_CHECKING:
     from latency.uncertainty import KindModel
 
 FORM = "kernels"  # `about["form"]`
+LEAST_APART = 0.01  # disagreement of models that says no less than one of 0
 LOOKED_UP = 0.1  # relative error of a kernel that is looked up: what it takes varies with its place
 
 
-def distance(model: Frozen | None, features_ND: Floats) -> Floats:
-    """(n,) how far kernels lie from those that `model` was fitted on: 0 the same, 1 with nothing in common.
+def disagreement(model: Frozen | None, features_ND: Floats) -> Floats:
+    """(n,) how far the models whose mean `model` is are from one another: the standard deviation of their logarithms.
 
-    1 - r^2, r the largest prior correlation with one of them, linear part and nugget left out. NaN where the model is
-    not a Gaussian process, nor a blend with one.
+    Fitted on the same kernels they agree there and part elsewhere, so what they part by says how far a prediction is
+    from what was measured (Lakshminarayanan et al., 1612.01474). NaN where `model` is no mean of several.
     """
-    if model is not None and model["kind"] == "blend":
-        model = model["models"][0]
-    if model is None or model["kind"] != "evidence":
+    if model is None or model["kind"] != "blend":
         return np.full(len(features_ND), np.nan)
-    alone = {**model, "linear": 0.0, "nugget": 0.0}
-    x = frozen.standardised(model, features_ND)
-    nearest = frozen.kernel(alone, x, np.asarray(model["x"], dtype=np.float64)).max(axis=1) / model["amplitude"]
-    return np.asarray(1.0 - nearest**2, dtype=np.float64)
+    each = [frozen.predict(m, features_ND)[0] for m in model["models"]]
+    return np.asarray(np.std(each, axis=0), dtype=np.float64)
 
 
-def distances(kinds: Mapping[str, KindModel], ops: Sequence[Op]) -> Floats:
-    """(n,) `distance` of ops to those that their kinds' models were fitted on; 0 of kinds looked up and free ops."""
+def disagreements(kinds: Mapping[str, KindModel], ops: Sequence[Op]) -> Floats:
+    """(n,) `disagreement` about ops of the models of their kinds; 0 of kinds looked up and free ops."""
     found = np.zeros(len(ops))
     for name in {type(op).__name__ for op in ops if not op.is_free}:
         mine = [i for i, op in enumerate(ops) if type(op).__name__ == name]
         if kinds[name].model is not None:
-            found[mine] = distance(kinds[name].model, feature_matrix([ops[i] for i in mine]))
+            found[mine] = disagreement(kinds[name].model, feature_matrix([ops[i] for i in mine]))
     return found
 
 
-def kernel_rel_std(of_kind: Mapping[str, Any] | None, slope: float, seconds: Floats, far: Floats) -> Floats:
-    """(n,) relative standard error of kernels of one kind, predicted to take `seconds`, `far` from those measured."""
+def far(apart: Floats) -> Floats:
+    """(n,) log of `disagreement`: what the variance of a kernel is a power of."""
+    return np.log(np.maximum(apart, LEAST_APART))
+
+
+def kernel_rel_std(of_kind: Mapping[str, Any] | None, slope: float, seconds: Floats, away: Floats) -> Floats:
+    """(n,) relative standard error of kernels of one kind, predicted to take `seconds` and `far` apart."""
     if of_kind is None:
         return np.full(len(seconds), LOOKED_UP)
-    away = np.where(np.isnan(far), 0.0, far - of_kind["far"])
+    beyond = np.where(np.isnan(away), 0.0, away - of_kind["far"])
     log_std = np.interp(np.log(seconds), of_kind["log_s"], of_kind["log_std"])
-    return np.asarray(np.exp(log_std + 0.5 * slope * away), dtype=np.float64)
+    return np.asarray(np.exp(log_std + 0.5 * slope * beyond), dtype=np.float64)
 
 
 def log_std(about: Mapping[str, Any], name: str, model: Frozen, features_ND: Floats, log_s: Floats) -> Floats:
     """(n,) standard errors of log F of kernels of the kind `name`, predicted to be `log_s` (n,) by `model`."""
-    far = distance(model, features_ND)
-    return kernel_rel_std(about["spread"].get(name), about["far_slope"], np.exp(log_s), far)
+    away = far(disagreement(model, features_ND))
+    return kernel_rel_std(about["spread"].get(name), about["far_slope"], np.exp(log_s), away)
 
 
 def parts(errors: Sequence[tuple[str, float]]) -> tuple[float, float]:
@@ -90,21 +93,24 @@ def network_std_s(
             mine = each.setdefault(type(op).__name__, {})
             mine[op] = mine.get(op, 0.0) + float(w)
     errors: list[tuple[str, float]] = []
-    outside = 0.0
+    outside = unlike = covered = 0.0
     for name, mine in each.items():
         count = Counter(op for op in ops if type(op).__name__ == name)
         x, w = feature_matrix(list(mine)), np.array(list(mine.values()))
         single = w / about["scale"] / np.array([count[op] for op in mine])  # F
         std = w * kernel_rel_std(
-            about["spread"].get(name), about["far_slope"], np.maximum(single, 1e-12), distance(kinds[name].model, x)
+            about["spread"].get(name),
+            about["far_slope"],
+            np.maximum(single, 1e-12),
+            far(disagreement(kinds[name].model, x)),
         )
         errors += [(name, float(s)) for s in std]
         outside += float(std[_outside(kinds[name], x)].sum())
-    together, apart = parts(errors)
+    same, own = parts(errors)
     variance = (
-        about["shared"] * together
-        + (1 - about["shared"]) * apart
-        + (about["noise"] * seconds) ** 2
+        about["shared"] * same
+        + (1 - about["shared"]) * own
+        + (about["noise"] ** 2 + (about.get("unlike", 0.0) * unlike / max(covered, 1e-12)) ** 2) * seconds**2
         + about["call_s"] ** 2
     )
     return float(np.hypot(about["factor"] * np.sqrt(variance), outside))

@@ -87,4 +87,3 @@ def kernel_row(op: Op, samples: Sequence[Floats], session: int) -> Row:
         str(op), "op", len(joined), middle, middle - half, middle + half, float(np.percentile(joined, 10)),
         float(joined.min()), 0.0, ("in_context",), session,
     )  # fmt: skip
-

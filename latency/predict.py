@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latency.ops import Op
     from latency.predictor import LatencyPredictor
 
-UNLIKE = 0.25  # mean distance of a network's kernels from which half of the benchmark's networks were off by 10 %
+DISAGREE = 0.1  # mean disagreement about a network's kernels beyond which its prediction is said to be unsure
 NOT_COVERED = 3  # exit code where a part of the network is missing from the sum
 
 
@@ -37,7 +37,7 @@ class NodePrediction:
     std_s: float | None
     why: str = ""  # it is not covered
     outside: tuple[str, ...] = ()  # features beyond what was measured
-    unlike: float | None = None  # distance to the kernels measured, 0 to 1; None where the predictor cannot tell
+    disagreement: float | None = None  # of the models whose mean it is; None where the predictor cannot tell
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class NetworkPrediction:
         return found
 
     @property
-    def unlike(self) -> float | None:
-        """How unlike the kernels measured those of the network are, 0 to 1, by their time; None: no such predictor."""
-        each = [(n.seconds, n.unlike) for n in self.nodes if n.seconds is not None and n.unlike is not None]
+    def disagreement(self) -> float | None:
+        """How far the models of the kernels part (0.1: by 10 %), by the kernels' time; None: no such predictor."""
+        each = [(n.seconds, n.disagreement) for n in self.nodes if n.seconds is not None and n.disagreement is not None]
         total = sum(s for s, _ in each)
         return sum(s * u for s, u in each) / total if total > 0 else None
 
@@ -102,7 +102,7 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
     each, each_std = predictor.predict_s(ops, return_std=True)
     far: list[float | None] = [None] * len(ops)
     if predictor.uncertainty.get("form") == kernel_std.FORM:
-        far = [None if math.isnan(d) else float(d) for d in kernel_std.distances(predictor.kinds, ops)]
+        far = [None if math.isnan(d) else float(d) for d in kernel_std.disagreements(predictor.kinds, ops)]
     away = {id(k): d for k, d in zip(covered, far, strict=True)}
     found = {
         id(k): (float(f) * predictor.scale, float(s) * predictor.scale)
@@ -115,8 +115,8 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
         outside = tuple(predictor.outside(k.op)) if at and k.op is not None else ()
         text = str(k.op) if k.op is not None else k.op_type
         own_s, own_std = at or (None, None)
-        unlike = away.get(id(k))
-        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), own_s, own_std, why, outside, unlike))
+        apart = away.get(id(k))
+        nodes.append(NodePrediction(k.name, text, k.macs, len(k.nodes), own_s, own_std, why, outside, apart))
     return NetworkPrediction(predictor.device, seconds, std, tuple(nodes))
 
 
@@ -200,10 +200,10 @@ def tell(ui: Ui, found: NetworkPrediction, top: int) -> None:
         ui.say(f"NOT COVERED: {n.name} ({n.nodes} nodes, {n.macs / 1e6:.1f} MMACs): {n.why}")
     for name, count in sorted(found.outside.items(), key=lambda item: -item[1]):
         ui.warn(f"{name}: {count} of {len(found.nodes)} kernels lie outside what was measured")
-    if found.unlike is not None and found.unlike >= UNLIKE:
+    if found.disagreement is not None and found.disagreement >= DISAGREE:
         ui.warn(
-            f"its kernels are unlike those measured (distance {found.unlike:.2f} of 1): of networks beyond {UNLIKE} "
-            "more than half were off by over 10 %, some by 40 %, whatever the interval says (docs/any-network.md)"
+            f"its kernels are unlike those measured: the models that F is the mean of part by {found.disagreement:.0%} "
+            "about them, and the interval is as wide (docs/any-network.md)"
         )
     ui.say(
         f"covered: {found.covered_nodes:.1%} of the nodes, {found.covered_macs:.1%} of "
@@ -229,7 +229,7 @@ def as_dict(found: NetworkPrediction, top: int) -> dict[str, Any]:
         "macs": sum(n.macs for n in found.nodes),
         "uncovered": [{"name": n.name, "op": n.op, "why": n.why} for n in found.uncovered],
         "outside": found.outside,
-        "unlike": found.unlike,
+        "disagreement": found.disagreement,
         "costliest": [{"name": n.name, "op": n.op, "ms": (n.seconds or 0.0) * 1e3} for n in covered[:top]],
     }
 

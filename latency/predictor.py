@@ -12,7 +12,7 @@ import numpy as np
 from devices.errors import UserError
 from latency import frozen, kernel_std, pickles
 from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
-from latency.frozen import Frozen
+from latency.file_features import UnknownFeature, kind_of
 from latency.kernels import KERNELS
 from latency.ops import Op
 from latency.stats import Floats
@@ -21,7 +21,7 @@ from latency.uncertainty import KindModel, context_std_s, network_std
 if TYPE_CHECKING:
     from latency.joint import JointFit
 
-SCHEMA = 4  # 1: no uncertainty; features by position. 2: F of ops alone only. 3: one width for all sums of kernels
+SCHEMA = 5  # 1: no uncertainty. 2: F of ops alone only. 3: one width for all sums of kernels. 4: F of kernels by MACs
 
 
 KERNEL_KINDS = frozenset(kind.__name__ for kind in KERNELS)
@@ -229,7 +229,7 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
             "update, or fit it anew with python -m latency.fit"
         )
     try:
-        kinds = {name: _kind(k, content["features"]) for name, k in content["kinds"].items()}
+        kinds = {name: kind_of(k, content["features"]) for name, k in content["kinds"].items()}
         provenance = content["provenance"] | (_caution(kinds, path) if schema < SCHEMA else {})
         return LatencyPredictor(
             content["device"],
@@ -237,12 +237,12 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
             content["constant_s"],
             content["scale"],
             content["network_rel_std"],
-            content.get("uncertainty", {}),  # schema 1 had none
+            _uncertainty(content.get("uncertainty", {}), schema),  # schema 1 had none
             provenance,
             str(path),
             content.get("context"),  # schemas 1 and 2 had none
         )
-    except _UnknownFeature as error:
+    except UnknownFeature as error:
         raise PredictorError(
             f"{path}: fitted on a feature that this version does not have ({error}); "
             "fit it anew with python -m latency.fit"
@@ -251,8 +251,13 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
         raise PredictorError(f"{path}: damaged: {type(error).__name__} {error}") from None
 
 
+def _uncertainty(about: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Intervals of kernels of before schema 5 grew with another measure of how far they lie: they no longer do."""
+    return {**about, "far_slope": 0.0} if schema < 5 and about.get("form") == kernel_std.FORM else about
+
+
 def _caution(kinds: dict[str, KindModel], path: Path) -> dict[str, str]:
-    """`caution` for the provenance of a file of before schema 4. Raises PredictorError where it would be off."""
+    """`caution` for the provenance of a file of before schema 5. Raises PredictorError where it would be off."""
     groups = kinds["MBConv"].discrete.get("groups", []) if "MBConv" in kinds else []
     if any(g != "1" for g in groups):
         raise PredictorError(
@@ -260,38 +265,6 @@ def _caution(kinds: dict[str, KindModel], path: Path) -> dict[str, str]:
             "fit it anew with python -m latency.fit"
         )
     if any(name in KERNEL_KINDS for name in kinds):
-        described = "kernels as an earlier version described them (softmax, reductions, transposes, resizing)"
+        described = "kernels as an earlier version described and timed them"
         return {"caution": f"{path} is of {described}: profile with --space kernels and fit anew"}
     return {}
-
-
-class _UnknownFeature(Exception):
-    """A feature that a file needs and the table lacks."""
-
-
-def _kind(k: dict[str, Any], names: list[str]) -> KindModel:
-    """One kind of a file whose feature table was `names`. A feature newer than the file was 0 for all of its ops."""
-    place = {name: i for i, name in enumerate(names)}
-    low, high = (np.array([k[end][place[n]] if n in place else 0.0 for n in FEATURES]) for end in ("low", "high"))
-    return KindModel(
-        _moved(k["model"], names), {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], low, high
-    )
-
-
-def _moved(model: Frozen | None, names: list[str]) -> Frozen | None:
-    """`model` with its columns counted in this version's FEATURES."""
-    if model is None or names == list(FEATURES):
-        return model
-    moved = dict(model)
-    if model["kind"] == "context":
-        return {**moved, "model": _moved(model["model"], names)}
-    if model["kind"] == "blend":
-        return {**moved, "models": [_moved(m, names) for m in model["models"]]}
-    wanted = [names[c] for c in model["columns"]]
-    missing = [n for n in wanted if n not in FEATURES]
-    if missing:
-        raise _UnknownFeature(", ".join(missing))
-    moved["columns"] = np.array([FEATURES.index(n) for n in wanted], dtype=np.int64)
-    if "prior" in model and "models" in model["prior"]:
-        moved["prior"] = {**model["prior"], "models": [_moved(m, names) for m in model["prior"]["models"]]}
-    return moved

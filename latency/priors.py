@@ -17,7 +17,7 @@ import numpy as np
 
 from latency.evidence import Level, Noise, Rows, extend, linearise, solve
 from latency.features import FEATURES, SHAPE
-from latency.frozen import Frozen, work_terms
+from latency.frozen import TERMS, Frozen, work_terms
 from latency.frozen import kernel as frozen_kernel
 from latency.stats import Floats
 
@@ -150,7 +150,7 @@ def fit_rates(terms: Floats, seconds: Floats, rel_var: Floats, strength: float =
 def work_prior(features_ND: Floats, rates: Floats) -> Frozen:
     """The prior mean as a frozen dict; never below a thousandth of the middle op of `features_ND`."""
     middle = float(np.median(work_terms(features_ND) @ rates)) if len(features_ND) else 0.0
-    return {"kind": "work", "weights": rates, "floor_s": max(1e-3 * middle, 1e-12)}
+    return {"kind": "work", "weights": rates, "terms": list(TERMS), "floor_s": max(1e-3 * middle, 1e-12)}
 
 
 def fit_hyper(

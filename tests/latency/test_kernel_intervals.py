@@ -12,9 +12,18 @@ from latency import pickles
 from latency.disagree import Gap, recalibrated
 from latency.features import FEATURES, feature_matrix
 from latency.joint import Observation
-from latency.kernel_fit import condition, process
+from latency.kernel_fit import blend, boosted, condition, process
 from latency.kernel_intervals import Kernels, calibrate, fit_level, smoothed
-from latency.kernel_std import FORM, LOOKED_UP, distance, kernel_rel_std, network_std_s, parts
+from latency.kernel_std import (
+    FORM,
+    LEAST_APART,
+    LOOKED_UP,
+    disagreement,
+    far,
+    kernel_rel_std,
+    network_std_s,
+    parts,
+)
 from latency.predictor import LatencyPredictor, load_predictor
 from latency.uncertainty import KindModel
 
@@ -109,19 +118,23 @@ def test_what_is_shared_adds_up_and_what_is_not_averages_out():
     assert parts([("a", 3.0), ("a", 4.0), ("b", 2.0)]) == (49.0 + 4.0, 9.0 + 16.0 + 4.0)
 
 
-def test_distance_is_0_at_a_measured_kernel_and_grows():
+def test_models_part_where_nothing_was_measured():
     ops = [k.Pointwise(in_channels=c, out_channels=2 * c, height=s, width=s) for c in (16, 32, 64) for s in (7, 14, 28)]
     x = feature_matrix(ops)
-    log_s, var = np.log(1e-9 * x[:, FEATURES.index("macs")] + 1e-6), np.full(len(x), 1e-3)
+    log_s, var = np.log(1e-9 * x[:, FEATURES.index("macs")] ** 0.8 + 1e-6), np.full(len(x), 1e-3)
     rng = np.random.default_rng(0)
-    model = condition(process(x, log_s, var, rng), x, log_s, var, np.arange(len(x)), rng)
-    near, far = (k.Pointwise(in_channels=c, out_channels=2 * c, height=s, width=s) for c, s in ((48, 14), (512, 112)))
-    here, by, away = distance(model, feature_matrix([ops[4], near, far]))
-    assert here == pytest.approx(0.0, abs=1e-4)
-    assert here < by < away <= 1
-    blended = {"kind": "blend", "models": [model, model], "std": 0.1}
-    assert distance(blended, x[:1]) == pytest.approx(distance(model, x[:1]))
-    assert np.isnan(distance({"kind": "trees"}, x[:1])).all()
+    known = process(x, log_s, var, rng)
+    model = condition(known, x, log_s, var, np.arange(len(x)), rng)
+    other = boosted(x, log_s, var)
+    mean = blend([model, other], 0.1)
+    near, away = (k.Pointwise(in_channels=c, out_channels=2 * c, height=s, width=s) for c, s in ((48, 14), (2048, 112)))
+    here, by, apart = disagreement(mean, feature_matrix([ops[4], near, away]))
+    assert here < apart
+    assert by < apart
+    same = blend([model, model], 0.1)
+    assert disagreement(same, x) == pytest.approx(0.0, abs=1e-12)
+    assert np.isnan(disagreement(model, x[:1])).all()
+    assert far(np.array([0.0, LEAST_APART, 0.5])) == pytest.approx(np.log([LEAST_APART, LEAST_APART, 0.5]))
 
 
 def _predictor(outside: bool):
