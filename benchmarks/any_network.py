@@ -5,11 +5,12 @@ them and within 20 % for all? The predictor is fitted on the table of `latency.p
 it, from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses
 it, with constant and scale fitted on its networks.
 
-Four sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 others (benchmarks/any_network_blind.py),
-and `fresh`, 20 more (benchmarks/any_network_fresh.py), with whose errors in view the model was developed, the latter two
-after a first prediction; and `third`, 22 more (benchmarks/any_network_third.py). All but the first were committed before
-any prediction of them was made. All are timed together, in rounds, in the same run; `--measured FILE` takes the times of
-an earlier run instead, to look at another fit, and `--sets known` looks at the first alone.
+Four sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 others
+(benchmarks/any_network_blind.py), and `fresh`, 20 more (benchmarks/any_network_fresh.py), with whose errors in view
+the model was developed, the latter two after a first prediction; and `third`, 22 more
+(benchmarks/any_network_third.py). All but the first were committed before any prediction of them was made. All are
+timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at
+another fit, and `--sets known` looks at the first alone.
 """
 
 from __future__ import annotations
