@@ -1,13 +1,14 @@
-"""`python -m benchmarks.any_network`: networks of 55 families, predicted from a table of kernels, against this CPU.
+"""`python -m benchmarks.any_network`: networks of 77 families, predicted from a table of kernels, against this CPU.
 
 Question: is the latency of a network that the fit has never seen, of whatever family, predicted within 10 % for 90 % of
 them and within 20 % for all? The predictor is fitted on the table of `latency.profile --space kernels` alone. Beside
 it, from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses
 it, with constant and scale fitted on its networks.
 
-Three sets: `known`, 14 families (benchmarks/any_network_models.py) with whose errors in view the model was developed;
-`blind`, 21 others (benchmarks/any_network_blind.py), committed before any prediction of them was made, and looked at
-since; and `fresh`, 20 more (benchmarks/any_network_fresh.py), committed before any prediction of them too. All are
+Four sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 others
+(benchmarks/any_network_blind.py), and `fresh`, 20 more (benchmarks/any_network_fresh.py), with whose errors in view
+the model was developed, the latter two after a first prediction; and `third`, 22 more
+(benchmarks/any_network_third.py). All but the first were committed before any prediction of them was made. All are
 timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at
 another fit, and `--sets known` looks at the first alone.
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 RESULT = Path(__file__).parent / "results" / "any_network.json"
 WITHIN_10, WITHIN_20 = 0.9, 1.0
-SETS = ("known", "blind", "fresh")
+SETS = ("known", "blind", "fresh", "third")
 Measured = dict[str, tuple[float, float]]  # network -> (seconds, half width of the interval)
 
 
@@ -50,7 +51,7 @@ class Case:
 
 def cases(which: str) -> list[Case]:
     """The networks of a set."""
-    from benchmarks import any_network_blind, any_network_fresh, any_network_models
+    from benchmarks import any_network_models
 
     if which == "known":
         return [
@@ -58,12 +59,19 @@ def cases(which: str) -> list[Case]:
             for family, (make, rows) in any_network_models.FAMILIES.items()
             for width, size in rows
         ]
-    families = any_network_blind.FAMILIES if which == "blind" else any_network_fresh.FAMILIES
+    families = _module(which).FAMILIES
     return [
         Case(f"{family}_{width}_{shape[-2]}", family, partial(sized, width, shape[-1]), shape)
         for family, (sized, rows) in families.items()
         for width, shape in rows
     ]
+
+
+def _module(which: str) -> Any:
+    """The module of a set other than `known`."""
+    from importlib import import_module
+
+    return import_module(f"benchmarks.any_network_{which}")
 
 
 def measure(device: Any, found: Sequence[Case], seconds: float, seed: int, ui: Ui) -> Measured:
@@ -154,7 +162,6 @@ def judge_set(
     ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path
 ) -> tuple[dict[str, Any], bool]:
     """What the result says of one set, and whether it meets the bar."""
-    from benchmarks import any_network_blind, any_network_fresh
     from latency.predict import predict_kernels, rules_of
 
     found = [c for c in cases(which) if c.name in measured]
@@ -192,9 +199,8 @@ def judge_set(
         "std_s": {n: f.std_s for n, f in told.items()},
     }  # fmt: skip
     if which != "known":
-        entries = any_network_blind.RELATED if which == "blind" else any_network_fresh.RELATED
-        related = {c.name for c in found if c.family in entries}
-        for name, names in (("related", related), ("unrelated", mine.keys() - related)):
+        related = {c.name for c in found if c.family in _module(which).RELATED}
+        for name, names in (("related", related), ("unrelated", mine.keys() - related)) if related else ():
             result[name] = judge(methods["this"], {n: mine[n] for n in mine if n in names})
     return result, met
 
@@ -248,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
     made.add_argument("--table", default="tables/cpu-kernels.csv", help="the table of latency.profile --space kernels")
     made.add_argument("--predictor", help="the predictor of that table, where it is fitted already")
-    made.add_argument("--sets", default=",".join(SETS), help="of known, blind, fresh: which, by commas")
+    made.add_argument("--sets", default=",".join(SETS), help="of known, blind, fresh, third: which, by commas")
     made.add_argument("--seconds", type=float, default=120.0, help="of timing")
     made.add_argument("--measured", help="take the times from these results instead of timing")
     made.add_argument("--only-measure", action="store_true", help="time and write, fit nothing")
