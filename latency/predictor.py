@@ -230,7 +230,7 @@ def load_predictor(path: Path | str) -> LatencyPredictor:
         )
     try:
         kinds = {name: kind_of(k, content["features"]) for name, k in content["kinds"].items()}
-        provenance = content["provenance"] | (_caution(kinds, path) if schema < SCHEMA else {})
+        provenance = content["provenance"] | _caution(kinds, path, schema)
         return LatencyPredictor(
             content["device"],
             kinds,
@@ -256,15 +256,15 @@ def _uncertainty(about: dict[str, Any], schema: int) -> dict[str, Any]:
     return {**about, "far_slope": 0.0} if schema < 5 and about.get("form") == kernel_std.FORM else about
 
 
-def _caution(kinds: dict[str, KindModel], path: Path) -> dict[str, str]:
-    """`caution` for the provenance of a file of before schema 5. Raises PredictorError where it would be off."""
+def _caution(kinds: dict[str, KindModel], path: Path, schema: int) -> dict[str, str]:
+    """`caution` for the provenance of a file of an older `schema`. Raises PredictorError where it would be off."""
     groups = kinds["MBConv"].discrete.get("groups", []) if "MBConv" in kinds else []
-    if any(g != "1" for g in groups):
+    if schema < 4 and any(g != "1" for g in groups):
         raise PredictorError(
             f"{path}: fitted on grouped MBConv when the shuffle of their channels was not counted as work; "
             "fit it anew with python -m latency.fit"
         )
-    if any(name in KERNEL_KINDS for name in kinds):
+    if schema < 5 and any(name in KERNEL_KINDS for name in kinds):
         described = "kernels as an earlier version described and timed them"
         return {"caution": f"{path} is of {described}: profile with --space kernels and fit anew"}
     return {}

@@ -212,7 +212,7 @@ def test_other_files_are_not_predictors(tmp_path):
     with pytest.raises(PredictorError, match="not a latency predictor"):
         load_predictor(path)
     pickles.dump(path, {"schema": 99, "kinds": {}})
-    with pytest.raises(PredictorError, match=r"newer version .schema 99; this version reads schemas up to 4"):
+    with pytest.raises(PredictorError, match=r"newer version .schema 99; this version reads schemas up to 5"):
         load_predictor(path)
     path.write_bytes(pickle.dumps([1]))
     with pytest.raises(PickleError, match="not a file of this project"):
@@ -249,11 +249,16 @@ def test_a_file_of_schema_1_still_predicts_the_same():
 
 
 def test_a_file_that_would_lie_is_refused_and_one_that_may_says_so(fitted, tmp_path):
-    """Before schema 4 the shuffle of grouped blocks was no work, and kernels were described otherwise."""
+    """Before schema 4 the shuffle of grouped blocks was no work; before 5 kernels were described and timed otherwise."""
     _, predictor = fitted
     kind = predictor.kinds["MBConv"]
     of_groups = dataclasses.replace(kind, discrete={**kind.discrete, "groups": ["1", "2"]})
-    for kinds, schema in (({"MBConv": of_groups}, 3), ({"MBConv": of_groups}, 4), ({"Pointwise": kind}, 3)):
+    for kinds, schema in (
+        ({"MBConv": of_groups}, 3),
+        ({"MBConv": of_groups}, 4),
+        ({"Pointwise": kind}, 3),
+        ({"Pointwise": kind}, 4),
+    ):
         path = tmp_path / "old.pkl"
         dataclasses.replace(predictor, kinds=kinds).save(path)
         pickles.dump(path, pickles.load(path) | {"schema": schema})
