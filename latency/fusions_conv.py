@@ -30,6 +30,8 @@ def _pad_before(parts: Parts, i: int) -> None:
     if before[1].node.attrs.get("mode", "constant") != "constant" or value not in (None, 0.0):
         return
     graph = parts.graph
+    if len(graph.shape(part.output)) != 4:  # over one axis or three the runtimes keep it
+        return
     if graph.shape(before[1].inputs[0])[:2] != graph.shape(part.inputs[0])[:2]:  # channels of zeros: a kernel
         return
     node = replace(part.node, inputs=(before[1].inputs[0], *part.node.inputs[1:]))
@@ -78,8 +80,10 @@ _AFTER_ADD = ("Relu", "Sigmoid", "Tanh", "HardSwish")
 
 
 def _residual(parts: Parts, i: int) -> int:
-    """Conv + add: the first convolution that nothing else reads takes it."""
+    """Conv + add: the first convolution over two axes that nothing else reads takes it."""
     part = parts.kept[i]
+    if len(parts.graph.shape(part.output)) != 4:
+        return i
     after = parts.only_taker(part.output)
     if after is None or after[1].op_type != "Add" or len(after[1].inputs) != 2:
         return i

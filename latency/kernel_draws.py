@@ -12,7 +12,7 @@ StageRow = tuple[str, int, int, int]
 #: kernel_token_blocks.py), so that kernels that few blocks have come in many sizes; how often each is drawn.
 EXTRAS = {
     "pooled_gate": 2.0, "spatial_gate": 1.5, "axis_gates": 1.0, "context": 1.0, "channel_weights": 1.0, "normed": 1.5,
-    "unit_length": 0.7, "carried": 1.5, "lone": 1.5, "binary": 1.5, "map_attention": 1.0, "down_and_up": 2.0,
+    "unit_length": 0.7, "carried": 1.5, "lone": 1.5, "binary": 1.5, "map_attention": 1.0, "down_and_up": 3.5,
     "pyramid": 1.0, "padded": 0.7, "windows": 1.0, "dilated": 0.7, "grouped": 1.0, "steps": 1.0, "everywhere": 0.7,
     "atrous": 2.5, "deep_atrous": 0.7, "large_window": 2.2, "wide_dense": 1.2, "few_channels": 1.3, "odd_groups": 1.0,
     "conv_ffn": 0.8, "maxout": 2.4, "growth": 0.7, "norm_act": 1.7, "acts": 1.6, "functions": 3.0, "softmaxes": 1.3,

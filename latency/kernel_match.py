@@ -69,7 +69,7 @@ def _kinds(op: Op) -> tuple[str, ...]:
         case Elementwise():
             return (op.fn,)
         case Copy():
-            return (op.copy,)
+            return ("transpose" if op.copy == "permute" else op.copy,)
         case Gemm():
             return ("gemm", "matmul")
         case _:

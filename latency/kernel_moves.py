@@ -13,13 +13,25 @@ from latency.kernel_blocks import Cat, Drawn, Sum, conv, divided
 Tensor = torch.Tensor
 
 
+class Fold(nn.Module):
+    """(n, c f f, h, w) -> (n, c, h f, w f) as reshapes about a transpose, the blocks' places before the channels."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        f, (n, c, h, w) = self.factor, (int(s) for s in x.shape)
+        return x.view(n, f, f, c // f**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // f**2, h * f, w * f)
+
+
 class Up(nn.Module):
     """A map brought to twice (`factor` times) its size, in a way that is drawn; the channels may change."""
 
     def __init__(self, d: Drawn, c_in: int, c_out: int, factor: int = 2) -> None:
         super().__init__()
-        ways = ("nearest", "bilinear", "bicubic", "transposed", "shuffle")
-        way = d.rng.choices(ways, (2, 2, 1.2, 4, 3))[0]
+        ways = ("nearest", "bilinear", "bicubic", "transposed", "shuffle", "fold")
+        way = d.rng.choices(ways, (2, 2, 1.2, 4, 3, 1))[0]
         self.way, self.factor = way, factor
         if way == "transposed":
             k, groups = d.rng.choice((factor, factor + 1, 2 * factor)), 1
@@ -28,15 +40,15 @@ class Up(nn.Module):
             pad = max(0, -(-(k - factor) // 2))
             more = factor - (k - 2 * pad)
             self.body: nn.Module = nn.ConvTranspose2d(c_in, c_out, k, factor, pad, max(0, more), groups)
-        elif way == "shuffle":  # 1609.05158
+        elif way in ("shuffle", "fold"):  # 1609.05158; spelled out as a transpose of six axes
             self.body = nn.Sequential(nn.Conv2d(c_in, c_out * factor**2, d.rng.choice((1, 3)), padding="same"),
-                                      nn.PixelShuffle(factor))  # fmt: skip
+                                      nn.PixelShuffle(factor) if way == "shuffle" else Fold(factor))  # fmt: skip
         else:
             self.body = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)
-        if self.way in ("transposed", "shuffle"):
+        if self.way in ("transposed", "shuffle", "fold"):
             return y
         return functional.interpolate(y, scale_factor=float(self.factor), mode=self.way)
 
@@ -46,7 +58,7 @@ class Down(nn.Module):
 
     def __init__(self, d: Drawn, c: int) -> None:
         super().__init__()
-        self.way, k = d.rng.choice(("max", "avg", "conv", "unshuffle")), d.rng.choice((2, 3))
+        self.way, k = d.rng.choice(("max", "avg", "conv", "unshuffle", "unfold")), d.rng.choice((2, 3))
         pools = {"max": nn.MaxPool2d(k, 2, k // 2 if k > 2 else 0), "avg": nn.AvgPool2d(k, 2, k // 2 if k > 2 else 0)}
         self.body = pools.get(self.way) or (
             conv(c, c, 3, 2, d.rng.choice((1, c)), d.act) if self.way == "conv" else conv(4 * c, c, act=d.act)
@@ -58,6 +70,9 @@ class Down(nn.Module):
             x = functional.pad(x, (0, w % 2, 0, h % 2))
         if self.way == "unshuffle":
             x = functional.pixel_unshuffle(x, 2)
+        elif self.way == "unfold":  # 2003.13630
+            n, c, h, w = (int(s) for s in x.shape)
+            x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
         y: Tensor = self.body(x)
         return y
 

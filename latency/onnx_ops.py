@@ -260,7 +260,9 @@ def _norm(graph: Graph, part: Part) -> Op:
 def _transpose(graph: Graph, node: Node, out: tuple[int, ...]) -> Op:
     """A transpose as (height, in_channels, width) read so: runs of `in_channels` values that lie `width` apart.
 
-    Width 1 moves runs as they are. What else there is of axes does not matter: those that stay together are one.
+    Width 1 moves runs as they are. What else there is of axes does not matter: those that stay together are one. Values
+    that do not stay in runs are moved one by one, which onnxruntime does fast where the transpose moves a single axis
+    (core/providers/cpu/tensor/transpose.cc) and slowly elsewhere: `permute`.
     """
     source = graph.shape(node.inputs[0])
     perm = list(node.attrs.get("perm", range(len(source))[::-1]))
@@ -273,4 +275,10 @@ def _transpose(graph: Graph, node: Node, out: tuple[int, ...]) -> Op:
     while first and order[first - 1] == order[first] - 1:
         first -= 1
     run, apart = size(tuple(sizes[p] for p in order[first:])), size(tuple(sizes[order[-1] + 1 :]))
-    return Copy(in_channels=run, out_channels=run, height=size(out) // (run * apart), width=apart, copy="transpose")
+    how = "transpose" if apart == 1 or _moves_one_axis(perm) else "permute"
+    return Copy(in_channels=run, out_channels=run, height=size(out) // (run * apart), width=apart, copy=how)
+
+
+def _moves_one_axis(perm: list[int]) -> bool:
+    """Whether the axes without one of them are in order."""
+    return any(rest == sorted(rest) for rest in (perm[:i] + perm[i + 1 :] for i in range(len(perm))))

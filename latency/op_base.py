@@ -18,7 +18,7 @@ POOLS = ("avg", "max")
 FUNCTIONS = ("add", "mul", "sub", "div", "max", "min", "pow")
 #: How the second operand is spread over the first: not, the same for every row, one number per row, one number.
 BROADCASTS = ("none", "inner", "outer", "scalar")
-COPIES = ("transpose", "slice", "pad", "expand", "gather", "shuffle", "reorder_in", "reorder_out", "cast")
+COPIES = ("transpose", "slice", "pad", "expand", "gather", "shuffle", "reorder_in", "reorder_out", "cast", "permute")
 NORMS = ("layer", "skip_layer", "instance", "rms")
 REDUCTIONS = ("mean", "sum", "max", "min", "prod", "argmax", "norm")
 RESIZES = ("nearest", "linear", "cubic")

@@ -81,7 +81,7 @@ def tiles(op: Op) -> tuple[float, ...]:
 def _rows(op: Op) -> int:
     if isinstance(op, Softmax | Norm | Reduce):
         return op.batch * op.height * op.width
-    if isinstance(op, Copy) and op.copy == "transpose":
+    if isinstance(op, Copy) and op.copy in ("transpose", "permute"):
         return op.batch * op.height * (op.width * op.in_channels if op.width > 1 else 1)
     return 0
 
