@@ -12,7 +12,7 @@ from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, Mat
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
-from latency.tiles import LANES, NAMES, blocked, filled, tiles
+from latency.tiles import FAR_KIB, LANES, NAMES, blocked, filled, tiles
 
 #: Values of a kernel's fields that are names; each has a column.
 NAMED = (
@@ -135,7 +135,7 @@ def _of_kernel(op: Op) -> list[float]:
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
     numbers += [float(np.log1p(bytes_moved(op))), float(np.log1p(macs(op)))]  # steps where caches end
-    numbers += [*_cut(op), float(np.log(max(getattr(op, "network_kib", 0), 1)))]
+    numbers += [*_cut(op), float(np.log(min(max(getattr(op, "network_kib", 0), 1), FAR_KIB)))]
     return [aspect, resized, *numbers, *(float(n in named) for n in NAMED)]
 
 

@@ -28,7 +28,8 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     if model["kind"] == "evidence":
         return _evidence(model, features_ND)
     if model["kind"] == "known":  # a look-up inside a mixture: the op with these features
-        nearest = np.abs(features_ND[:, None, :] - model["x"][None]).sum(axis=-1).argmin(axis=1)
+        asked = features_ND[:, model["columns"]] if "columns" in model else features_ND
+        nearest = np.abs(asked[:, None, :] - model["x"][None]).sum(axis=-1).argmin(axis=1)
         return model["log_s"][nearest], np.zeros(len(features_ND))
     if model["kind"] == "blend":  # the mean of several models' logarithms
         each = [predict(m, features_ND)[0] for m in model["models"]]
@@ -64,7 +65,6 @@ WORK_TERMS = (
     ("bytes", None),
     ("params", None),
 )
-PLAIN_TERMS = len(WORK_TERMS)  # all there were in files of before tiles
 TERMS = (*(a for a, _ in WORK_TERMS), *TILES, *(f"bytes_{name}" for name in NAMED))  # of `work_terms`, in its order
 
 
@@ -106,7 +106,7 @@ def mean_log(prior: Frozen, features_ND: Floats) -> Floats:
     match prior["kind"]:
         case "work":
             terms = work_terms(features_ND)
-            if len(prior["weights"]) == PLAIN_TERMS:
+            if "terms" not in prior:
                 terms = _plain_terms(features_ND)
         case "mixture":
             terms = np.column_stack([np.exp(predict(m, features_ND)[0]) for m in prior["models"]])

@@ -23,6 +23,19 @@ def network_kib(ops: Sequence[Op]) -> int:
     return int(2 ** round(math.log2(max(1.0, (sum(weights) + maps) / 1024))))
 
 
+def placed(ops: Sequence[Op]) -> list[Op]:
+    """The ops of a network, each that has weights saying what the network reads, where one of them does not."""
+    if all(getattr(op, "network_kib", 1) for op in ops):
+        return list(ops)
+    kib = network_kib(ops)
+    return [in_network(op, kib) for op in ops]
+
+
+def text_alone(op: Op) -> str:
+    """The text of `op` by itself: kernels that are looked up, being few, are so in networks of any size."""
+    return str(replace(op, network_kib=0) if getattr(op, "network_kib", 0) else op)  # type: ignore[call-arg]
+
+
 def in_network(op: Op, kib: int) -> Op:
     """`op` as a kernel of a network of `kib`; the same op where that does not matter, having no weights."""
     return replace(op, network_kib=kib) if isinstance(op, DenseConv | TransposedConv | Gemm) else op

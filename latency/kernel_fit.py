@@ -23,6 +23,7 @@ from latency.fitting import Details, software
 from latency.flops import macs
 from latency.frozen import Frozen
 from latency.joint import MIN_OPS, Observation
+from latency.kernel_context import text_alone
 from latency.kernel_intervals import Kernels, NetworkLevel, fit_level, unjudged
 from latency.kernel_std import far
 from latency.op_fit import FitError, LeftOut
@@ -110,11 +111,10 @@ def condition(
     return {**model, "x": group.x.astype(np.float32)}
 
 
-def boosted(x: Floats, log_s: Floats, log_var: Floats, seed: int = 0) -> Frozen:
-    """Boosted trees on what the work does not explain."""
+def boosted(x: Floats, log_s: Floats, log_var: Floats, prior: Frozen, seed: int = 0) -> Frozen:
+    """Boosted trees on what the work, by `prior`, does not explain."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    prior = _prior(x, log_s)
     target = log_s - frozen.mean_log(prior, x)
     columns = varying(x, list(range(len(FEATURES))))
     model = GradientBoostingRegressor(
@@ -173,9 +173,10 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     names = MODELS if len(x) >= MIN_TREES else tuple(n for n in MODELS if n != "boosted_trees")
 
     def models(which: Any) -> list[Frozen]:
-        made = {"gaussian_process": condition(known, x, log_s, log_var, which, rng), "work": known.prior}
+        mean = replace(known, prior=_prior(x[which], log_s[which]))
+        made = {"gaussian_process": condition(mean, x, log_s, log_var, which, rng), "work": mean.prior}
         if "boosted_trees" in names:
-            made["boosted_trees"] = boosted(x[which], log_s[which], log_var[which])
+            made["boosted_trees"] = boosted(x[which], log_s[which], log_var[which], mean.prior)
         return [made[n] for n in names]
 
     left_out = np.empty((len(names), len(x)))
@@ -215,7 +216,7 @@ def fit_kernels(
         x, seconds = feature_matrix([o.ops[0] for o in mine]), np.array([o.seconds for o in mine])
         rel = np.array([o.stderr_s / o.seconds for o in mine])
         model: Frozen | None = None
-        known = {str(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
+        known = {text_alone(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
         chosen[name] = "lookup"
         if len(mine) >= MIN_OPS:
             fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2, fold)

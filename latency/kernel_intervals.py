@@ -30,7 +30,7 @@ MIN_CONFORMAL = 40  # networks from which their own quantile is taken
 FREEDOM = 5.0  # of Student's t: networks have tails
 #: Medians and spreads (of logit, log, log, log) of the priors: part shared, noise of networks, noise of what a call
 #: takes (s), a factor on all of it, and the share of what models part by that kernels of a network share.
-SHARED, NOISE, CALL, FACTOR, UNLIKE = (0.2, 1.5), (0.02, 0.7), (1e-6, 1.0), (1.0, 0.5), (0.3, 1.0)
+SHARED, NOISE, CALL, FACTOR, APART = (0.2, 1.5), (0.02, 0.7), (1e-6, 1.0), (1.0, 0.5), (0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,15 @@ def variances(
     `rate` (m,): what the network's time gains with a second of its kernels, over its time.
     """
     std: dict[Op, tuple[str, float]] = {}
-    unlike: dict[Op, tuple[float, float]] = {}
+    apart: dict[Op, tuple[float, float]] = {}
     for name, k in kinds.items():
-        unlike.update({op: (float(s), float(np.exp(f))) for op, s, f in zip(k.ops, k.predicted_s, k.far, strict=True)})
+        apart.update({op: (float(s), float(np.exp(f))) for op, s, f in zip(k.ops, k.predicted_s, k.far, strict=True)})
         rel = kernel_rel_std(about["spread"].get(name), about["far_slope"], k.predicted_s, k.far)
         std.update({op: (name, s * r) for op, s, r in zip(k.ops, k.predicted_s, rel, strict=True)})
     found = []
     for o, per_s in zip(networks, rate, strict=True):
         errors = [(std[op][0], n * std[op][1] * float(per_s)) for op, n in Counter(o.ops).items() if op in std]
-        weighed = [unlike[op] for op in o.ops if op in unlike and not np.isnan(unlike[op][1])]
+        weighed = [apart[op] for op in o.ops if op in apart and not np.isnan(apart[op][1])]
         mean = sum(s * d for s, d in weighed) / max(sum(s for s, _ in weighed), 1e-12)
         found.append((*parts(errors), mean**2))
     return np.array(found).reshape(-1, 3)
@@ -130,7 +130,7 @@ def calibrate(
         about["shared"] * var[:, 0]
         + (1 - about["shared"]) * var[:, 1]
         + about["noise"] ** 2
-        + about["unlike"] ** 2 * var[:, 2]
+        + about["apart"] ** 2 * var[:, 2]
         + (about["call_s"] / total_s) ** 2
     )
     about["factor"] = _factor(off[mine] / rel[mine])
@@ -142,7 +142,7 @@ def _network_level(var: Floats, off: Floats, total_s: Floats) -> dict[str, float
     from scipy.optimize import minimize
     from scipy.stats import t
 
-    priors = np.array([SHARED, NOISE, CALL, FACTOR, UNLIKE])
+    priors = np.array([SHARED, NOISE, CALL, FACTOR, APART])
     medians, spreads = np.log(priors[:, 0]), priors[:, 1]
     medians[0] -= np.log(1 - SHARED[0])
 
@@ -157,7 +157,7 @@ def _network_level(var: Floats, off: Floats, total_s: Floats) -> dict[str, float
 
     theta = minimize(cost, medians, method="Nelder-Mead", options={"maxiter": 4000}).x
     shared, noise, call = 1 / (1 + np.exp(-theta[0])), np.exp(theta[1]), np.exp(theta[2])
-    return {"shared": float(shared), "noise": float(noise), "call_s": float(call), "unlike": float(np.exp(theta[4]))}
+    return {"shared": float(shared), "noise": float(noise), "call_s": float(call), "apart": float(np.exp(theta[4]))}
 
 
 def _factor(z: Floats) -> float:
@@ -176,7 +176,7 @@ def unjudged(kinds: Mapping[str, Kernels]) -> dict[str, Any]:
     which = {name: np.arange(len(k.ops)) for name, k in kinds.items()}
     spreads = {name: smoothed(k, which[name]) for name, k in kinds.items()}
     about = {"form": FORM, "spread": spreads, "far_slope": far_slope(kinds, spreads, which), "scale": 1.0}
-    return {**about, "shared": SHARED[0], "noise": ALIKE, "call_s": 0.0, "unlike": 0.0, "factor": 1.0}
+    return {**about, "shared": SHARED[0], "noise": ALIKE, "call_s": 0.0, "apart": 0.0, "factor": 1.0}
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
     free: dict[str, list[KernelRun]] = {}
     for run in runs:
         free.setdefault(_NAMES.get(run.op_type, run.op_type.lower()), []).append(run)
+    node = {id(run): re.sub(r"(_output_\d+)?(_nchwc)?$", "", run.name) for run in runs}  # those in blocks: of tensors
     found: dict[int, KernelRun] = {}
     for by_name in (True, False):
         for i, kernel in enumerate(kernels):
@@ -46,18 +47,14 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
                 continue
             for kind in _kinds(kernel.op):
                 for run in free.get(kind, []):
-                    if _fits(kernel.op, run) and (not by_name or _node(run.name) in kernel.nodes):
+                    name = node[id(run)]
+                    if (not by_name or (name and name in kernel.nodes)) and _fits(kernel.op, run):
                         found[i] = run
                         break
                 if i in found:
                     free[kind] = [r for r in free[kind] if r is not found[i]]
                     break
     return [(kernels[i], found[i]) for i in sorted(found)]
-
-
-def _node(name: str) -> str:
-    """The node that a run is named after; kernels in blocks are named after the tensor that the node gives."""
-    return re.sub(r"(_output_\d+)?(_nchwc)?$", "", name)
 
 
 def _kinds(op: Op) -> tuple[str, ...]:

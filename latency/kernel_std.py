@@ -42,8 +42,8 @@ def disagreement(model: Frozen | None, features_ND: Floats) -> Floats:
 
 
 def disagreements(kinds: Mapping[str, KindModel], ops: Sequence[Op]) -> Floats:
-    """(n,) `disagreement` about ops of the models of their kinds; 0 of kinds looked up and free ops."""
-    found = np.zeros(len(ops))
+    """(n,) `disagreement` about ops of the models of their kinds; NaN of kinds looked up and free ops."""
+    found = np.full(len(ops), np.nan)
     for name in {type(op).__name__ for op in ops if not op.is_free}:
         mine = [i for i, op in enumerate(ops) if type(op).__name__ == name]
         if kinds[name].model is not None:
@@ -84,8 +84,9 @@ def network_std_s(
 ) -> float:
     """Standard error of a measurement of the network that runs `ops`, predicted to take `seconds`.
 
-    `weights_s` (n,): what each op adds to it. Equal kernels have one error; those outside what was measured all err in
-    one direction, whatever their kind.
+    `weights_s` (n,): what each op adds to it. Equal kernels have one error; a part of what models part by, in the mean
+    over the kernels' time, is one error of all; those outside what was measured all err in one direction, whatever
+    their kind.
     """
     each: dict[str, dict[Op, float]] = {}
     for op, w in zip(ops, weights_s, strict=True):
@@ -93,24 +94,23 @@ def network_std_s(
             mine = each.setdefault(type(op).__name__, {})
             mine[op] = mine.get(op, 0.0) + float(w)
     errors: list[tuple[str, float]] = []
-    outside = unlike = covered = 0.0
+    outside = parted = weighed = 0.0
     for name, mine in each.items():
         count = Counter(op for op in ops if type(op).__name__ == name)
         x, w = feature_matrix(list(mine)), np.array(list(mine.values()))
-        single = w / about["scale"] / np.array([count[op] for op in mine])  # F
-        std = w * kernel_rel_std(
-            about["spread"].get(name),
-            about["far_slope"],
-            np.maximum(single, 1e-12),
-            far(disagreement(kinds[name].model, x)),
-        )
+        single = np.maximum(w / about["scale"] / np.array([count[op] for op in mine]), 1e-12)  # F
+        apart = disagreement(kinds[name].model, x)
+        std = w * kernel_rel_std(about["spread"].get(name), about["far_slope"], single, far(apart))
+        told = ~np.isnan(apart)
+        parted += float((w * np.maximum(apart, LEAST_APART))[told].sum())
+        weighed += float(w[told].sum())
         errors += [(name, float(s)) for s in std]
         outside += float(std[_outside(kinds[name], x)].sum())
     same, own = parts(errors)
     variance = (
         about["shared"] * same
         + (1 - about["shared"]) * own
-        + (about["noise"] ** 2 + (about.get("unlike", 0.0) * unlike / max(covered, 1e-12)) ** 2) * seconds**2
+        + (about["noise"] ** 2 + (about.get("apart", 0.0) * parted / max(weighed, 1e-12)) ** 2) * seconds**2
         + about["call_s"] ** 2
     )
     return float(np.hypot(about["factor"] * np.sqrt(variance), outside))

@@ -65,7 +65,7 @@ def _kernels(graph: Graph, rules: Rules) -> tuple[KernelNode, ...]:
         placed = [p for p in placed if not isinstance(p.op, View)]
     if not placed:
         raise OnnxError("an empty model: nothing in it computes at run time")
-    kib = network_kib([p.op for p in placed if p.op])
+    kib = network_kib([p.op for p in placed if p.op]) if rules.profiled else 0
     return tuple(
         KernelNode(p.part.name, p.part.op_type, p.op and in_network(p.op, kib), p.part.members, p.why) for p in placed
     )

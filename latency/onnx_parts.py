@@ -24,6 +24,7 @@ class Rules:
     views: bool  # a reshape starts a kernel, although it moves nothing
     gemm_act: bool  # a fully connected layer carries its activation along
     skip_norm: bool  # layer norm takes the addition before it along
+    profiled: bool  # it times kernels inside their network, so that each says what that reads
 
 
 RULES = {
@@ -35,9 +36,17 @@ RULES = {
         views=True,
         gemm_act=True,
         skip_norm=True,
+        profiled=True,
     ),
     "other": Rules(
-        "other", frozenset({"Relu", "Clip"}), conv_add=False, blocked=False, views=False, gemm_act=True, skip_norm=False
+        "other",
+        frozenset({"Relu", "Clip"}),
+        conv_add=False,
+        blocked=False,
+        views=False,
+        gemm_act=True,
+        skip_norm=False,
+        profiled=False,
     ),
 }
 

@@ -101,7 +101,7 @@ def predict_kernels(kernels: Sequence[KernelNode], predictor: LatencyPredictor) 
     seconds, std = predictor.network_s(ops) if ops else (0.0, 0.0)
     each, each_std = predictor.predict_s(ops, return_std=True)
     far: list[float | None] = [None] * len(ops)
-    if predictor.uncertainty.get("form") == kernel_std.FORM:
+    if "apart" in predictor.uncertainty:
         far = [None if math.isnan(d) else float(d) for d in kernel_std.disagreements(predictor.kinds, ops)]
     away = {id(k): d for k, d in zip(covered, far, strict=True)}
     found = {

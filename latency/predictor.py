@@ -13,6 +13,7 @@ from devices.errors import UserError
 from latency import frozen, kernel_std, pickles
 from latency.features import FEATURES, SHAPE, discrete_values, feature_matrix
 from latency.file_features import UnknownFeature, kind_of
+from latency.kernel_context import placed, text_alone
 from latency.kernels import KERNELS
 from latency.ops import Op
 from latency.stats import Floats
@@ -86,7 +87,7 @@ class LatencyPredictor:
         for name, indices in by_kind.items():
             kind = self.kinds[name]
             if kind.model is None:
-                mean[indices], std[indices] = np.array([kind.known[str(ops[i])] for i in indices]).T
+                mean[indices], std[indices] = np.array([kind.known[text_alone(ops[i])] for i in indices]).T
             else:
                 x = feature_matrix([ops[i] for i in indices])
                 log_s, log_std = frozen.predict(kind.model, x)
@@ -105,6 +106,8 @@ class LatencyPredictor:
         1.645 of it is meant to hold 90 % of unseen networks. Where no network was measured, the scale is taken to be
         known to a tenth.
         """
+        if self.uncertainty.get("form") == kernel_std.FORM:
+            ops = placed(ops)
         alone = self.alone_s(ops)
         total = self.scale * float(self._in_network(ops, *alone)[0].sum())
         seconds = max(self.constant_s + total, LEAST * total)
@@ -162,7 +165,7 @@ class LatencyPredictor:
         if kind is None:
             return f"was fitted on {', '.join(self.kinds)}"
         if kind.model is None:
-            return None if str(op) in kind.known else f"has of this kind only {'; '.join(kind.known)}"
+            return None if text_alone(op) in kind.known else f"has of this kind only {'; '.join(kind.known)}"
         for name, value in discrete_values(op).items():
             newer = [str(getattr(type(op), name, "nothing"))]  # than the file: its ops had the field's default
             known = kind.discrete.get(name) or newer

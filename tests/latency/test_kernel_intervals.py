@@ -12,8 +12,8 @@ from latency import pickles
 from latency.disagree import Gap, recalibrated
 from latency.features import FEATURES, feature_matrix
 from latency.joint import Observation
-from latency.kernel_fit import blend, boosted, condition, process
-from latency.kernel_intervals import Kernels, calibrate, fit_level, smoothed
+from latency.kernel_fit import blend, boosted, condition, fit_kind, process
+from latency.kernel_intervals import Kernels, calibrate, fit_level, smoothed, variances
 from latency.kernel_std import (
     FORM,
     LEAST_APART,
@@ -125,7 +125,7 @@ def test_models_part_where_nothing_was_measured():
     rng = np.random.default_rng(0)
     known = process(x, log_s, var, rng)
     model = condition(known, x, log_s, var, np.arange(len(x)), rng)
-    other = boosted(x, log_s, var)
+    other = boosted(x, log_s, var, known.prior)
     mean = blend([model, other], 0.1)
     near, away = (k.Pointwise(in_channels=c, out_channels=2 * c, height=s, width=s) for c, s in ((48, 14), (2048, 112)))
     here, by, apart = disagreement(mean, feature_matrix([ops[4], near, away]))
@@ -138,7 +138,7 @@ def test_models_part_where_nothing_was_measured():
 
 
 def _predictor(outside: bool):
-    op = k.Pointwise(in_channels=32, out_channels=32, height=14, width=14)
+    op = k.Pointwise(in_channels=32, out_channels=32, height=14, width=14, network_kib=64)
     x = feature_matrix([op])[0]
     trees = {"kind": "trees", "columns": np.array([0]), "left": np.array([-1]), "right": np.array([-1]), "feature": np.array([0]), "threshold": np.array([0.0]), "value": np.array([0.0]), "roots": np.array([0]), "base": float(np.log(1e-4)), "std": 0.1}  # fmt: skip
     low = x + 1.0 if outside else x
@@ -159,7 +159,7 @@ def _predictor(outside: bool):
 
 def test_equal_kernels_have_one_error_and_others_average_out():
     predictor, op = _predictor(outside=False)
-    other = k.Pointwise(in_channels=32, out_channels=32, height=15, width=14)
+    other = k.Pointwise(in_channels=32, out_channels=32, height=15, width=14, network_kib=64)
     for ops, factor in (([op], 1.0), ([op, op], 2.0), ([op, other], np.sqrt(2))):
         assert predictor.network_s(ops)[1] == pytest.approx(1.5 * 0.2 * 1e-4 * factor)
 
@@ -202,3 +202,58 @@ def test_it_is_kept_in_a_file_and_a_file_with_one_width_still_loads(tmp_path):
     pickles.dump(tmp_path / "old.pkl", {**content, "schema": 3, "uncertainty": {}, "network_rel_std": 0.06})
     seconds, std = load_predictor(tmp_path / "old.pkl").network_s([op])
     assert (seconds, std) == (pytest.approx(1e-4), pytest.approx(0.06 * 1e-4))
+
+
+def _parting(by):
+    """A kind predicted by two models that part by `by` of their mean, in logarithms, everywhere."""
+    model = _predictor(outside=False)[0].kinds["Pointwise"]
+    two = [{**model.model, "base": model.model["base"] + off} for off in (-by, by)]
+    return dataclasses.replace(model, model=blend(two, 0.1))
+
+
+def test_what_models_part_by_is_one_error_of_all_kernels_of_a_network():
+    predictor, op = _predictor(outside=False)
+    kinds = {"Pointwise": _parting(0.2)}
+    ops = [dataclasses.replace(op, height=h) for h in range(14, 14 + 16)]
+    weights, total = np.full(16, 1e-4), 16e-4
+    base = {**predictor.uncertainty, "far_slope": 0.0, "factor": 1.0}
+    spread = {"Pointwise": {**base["spread"]["Pointwise"], "log_std": np.log([1e-9, 1e-9])}}
+    for share in (0.0, 0.5, 1.5):
+        about = {**base, "spread": spread, "apart": share}
+        assert network_std_s(about, kinds, ops, weights, total) == pytest.approx(share * 0.2 * total, abs=1e-9)
+
+
+def test_networks_are_as_unsure_when_predicted_as_when_calibrated():
+    """The same variance from the kernels left out (kernel_intervals) as from the models (kernel_std)."""
+    predictor, op = _predictor(outside=False)
+    kinds = {"Pointwise": _parting(0.2)}
+    ops = tuple(dataclasses.replace(op, height=h) for h in range(14, 14 + 16))
+    told = Kernels(ops, np.full(16, 1e-4), np.full(16, 1e-4), np.full(16, np.log(0.2)), np.zeros(16))
+    about = {**predictor.uncertainty, "shared": 0.3, "noise": 0.02, "call_s": 1e-6, "apart": 0.7, "factor": 1.0}
+    network = Observation(ops, 16e-4, 1e-6)
+    same, own, apart = variances(about, {"Pointwise": told}, [network], np.array([1 / 16e-4]))[0]
+    rel = np.sqrt(0.3 * same + 0.7 * own + 0.02**2 + 0.7**2 * apart + (1e-6 / 16e-4) ** 2)
+    assert network_std_s(about, kinds, ops, np.full(16, 1e-4), 16e-4) == pytest.approx(rel * 16e-4)
+
+
+def test_a_kernel_left_out_has_no_part_in_what_predicts_it():
+    rng = np.random.default_rng(0)
+    sizes = [(int(c), int(s)) for c, s in zip(rng.integers(4, 90, 60) * 4, rng.integers(4, 60, 60), strict=True)]
+    ops = [k.Pointwise(in_channels=c, out_channels=2 * c, height=s, width=s) for c, s in sizes]
+    x, fold = feature_matrix(ops), np.arange(60) % 5
+    seconds = 1e-6 + 1e-11 * x[:, FEATURES.index("macs")]
+    other = np.where(fold == 2, 3.0 * seconds, seconds)
+    var = np.full(60, 1e-3)
+    before, after = (fit_kind(x, s, var, fold) for s in (seconds, other))
+    assert after.left_out_s[fold == 2] == pytest.approx(before.left_out_s[fold == 2], rel=0.2)
+    assert np.median(np.abs(before.left_out_s / seconds - 1)) < 0.1
+
+
+def test_kernels_looked_up_are_so_in_networks_of_any_size():
+    op = k.Gemm(in_channels=8, out_channels=8, height=1, width=1)
+    some = KindModel(None, {str(op): (1e-6, 1e-7)}, {}, np.zeros(len(FEATURES)), np.zeros(len(FEATURES)))
+    predictor = LatencyPredictor("x", {"Gemm": some})
+    for kib in (0, 64, 128):
+        mine = dataclasses.replace(op, network_kib=kib)
+        assert predictor.covers_kind(mine)
+        assert predictor.predict_s([mine]) == pytest.approx([1e-6])

@@ -451,3 +451,39 @@ def test_decomposed_layer_norm_is_one_kernel():
 
 def test_kernel_seconds_of_one_network_keep_its_time():
     assert kernel_seconds([[[1e-5, 1e-5], [3e-5, 3e-5]]], [8e-5])[0][0][:, 0].tolist() == pytest.approx([2e-5, 6e-5])
+
+
+class Series(nn.Module):
+    """Convolutions over one axis with what those over two take along: padding before, a residual and its ReLU after."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(16, 16, 3, padding=1), nn.Conv1d(16, 16, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        return torch.relu(x + self.second(nn.functional.pad(y, (2, 0))))
+
+
+def test_a_convolution_over_one_axis_takes_its_activation_along_and_no_more():
+    """As onnxruntime 1.32 runs it: FusedConv, Pad, Conv, Add, Relu."""
+    found = [type(k.op).__name__ + getattr(k.op, "act", "") for k in kernels_of(export_onnx(Series(), (1, 16, 64)))]
+    assert [f for f in found if f != "View"] == [
+        "DenseConvrelu",
+        "Copy",
+        "DenseConvnone",
+        "Elementwise",
+        "Activationrelu",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("perm", "how"),
+    [((0, 2, 1), "transpose"), ((0, 2, 3, 1), "transpose"), ((0, 3, 1, 2), "transpose"), ((0, 2, 1, 3), "transpose"),
+     ((0, 3, 2, 1), "permute"), ((0, 3, 5, 1, 2, 4), "permute"), ((0, 3, 4, 1, 2), "permute")],
+)  # fmt: skip
+def test_a_transpose_that_moves_several_axes_is_another_kernel(perm, how):
+    shape = [1, 3, 4, 5, 6, 7][: len(perm)]
+    nodes = [helper.make_node("Transpose", ["x"], ["y"], perm=perm)]
+    (found,) = kernels_of(model_of(nodes, [("x", shape)]))
+    assert found.op.copy == how
