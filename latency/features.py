@@ -12,7 +12,7 @@ from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, Mat
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
-from latency.tiles import FAR_KIB, LANES, NAMES, blocked, filled, tiles
+from latency.tiles import FAR_KIB, LANES, NAMES, blocked, channels_computed, filled, tiles
 
 #: Values of a kernel's fields that are names; each has a column.
 NAMED = (
@@ -154,10 +154,7 @@ def _cut(op: Op) -> list[float]:
     work = dict(zip(NAMES, tiles(op), strict=True))
     if not isinstance(op, DenseConv) or not work["turns"]:
         return [0.0, 0.0]
-    channels = 1 if isinstance(op, Depthwise) else op.in_channels // getattr(op, "groups", 1)
-    channels = channels if channels < LANES else filled(channels)
-    groups = 1 if isinstance(op, Depthwise) else getattr(op, "groups", 1)
-    blocks = groups * filled(op.out_channels // groups) // LANES
+    channels, blocks = channels_computed(op)
     n, _, height, width = op.output_shape
     whole = n * height * width * op.window[0] * op.window[1] * channels * blocks
     return [float(np.log(work["multiplications"] / work["turns"])), float(np.log(work["multiplications"] / whole))]

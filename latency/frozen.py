@@ -66,6 +66,8 @@ WORK_TERMS = (
     ("params", None),
 )
 TERMS = (*(a for a, _ in WORK_TERMS), *TILES, *(f"bytes_{name}" for name in NAMED))  # of `work_terms`, in its order
+TILE_COLUMNS = [FEATURES.index(name) for name in TILES]
+NAMED_COLUMNS = [FEATURES.index(f"is_{name}") for name in NAMED]
 
 
 def work_terms(features_ND: Floats) -> Floats:
@@ -74,9 +76,9 @@ def work_terms(features_ND: Floats) -> Floats:
 
     What is cut into tiles is no MACs besides: of a wide window on a small map these are a multiple of what is computed.
     """
-    plain, tiles = _plain_terms(features_ND), features_ND[:, [FEATURES.index(name) for name in TILES]]
+    plain, tiles = _plain_terms(features_ND), features_ND[:, TILE_COLUMNS]
     plain[tiles.any(axis=1), 1:3] = 0.0
-    named = features_ND[:, [FEATURES.index(f"is_{name}") for name in NAMED]] * plain[:, 3:4]
+    named = features_ND[:, NAMED_COLUMNS] * plain[:, 3:4]
     return np.column_stack([plain, tiles, named])
 
 
@@ -105,9 +107,7 @@ def mean_log(prior: Frozen, features_ND: Floats) -> Floats:
     """(n,) log of the prior mean: a sum over the op's work, or over the predictions for other devices."""
     match prior["kind"]:
         case "work":
-            terms = work_terms(features_ND)
-            if "terms" not in prior:
-                terms = _plain_terms(features_ND)
+            terms = work_terms(features_ND) if "terms" in prior else _plain_terms(features_ND)
         case "mixture":
             terms = np.column_stack([np.exp(predict(m, features_ND)[0]) for m in prior["models"]])
         case other:

@@ -45,15 +45,16 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
         for i, kernel in enumerate(kernels):
             if kernel.op is None or i in found:
                 continue
-            for kind in _kinds(kernel.op):
-                for run in free.get(kind, []):
-                    name = node[id(run)]
-                    if (not by_name or (name and name in kernel.nodes)) and _fits(kernel.op, run):
-                        found[i] = run
-                        break
-                if i in found:
-                    free[kind] = [r for r in free[kind] if r is not found[i]]
-                    break
+            fitting = (
+                (kind, run)
+                for kind in _kinds(kernel.op)
+                for run in free.get(kind, [])
+                if (not by_name or (node[id(run)] and node[id(run)] in kernel.nodes)) and _fits(kernel.op, run)
+            )
+            kind, found_run = next(fitting, ("", None))
+            if found_run is not None:
+                found[i] = found_run
+                free[kind] = [r for r in free[kind] if r is not found_run]
     return [(kernels[i], found[i]) for i in sorted(found)]
 
 

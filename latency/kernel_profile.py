@@ -22,7 +22,8 @@ import numpy as np
 
 from devices.errors import UserError
 from latency.console import Ui
-from latency.kernel_space import Draw, draw
+from latency.kernel_draws import Draw
+from latency.kernel_space import draw
 from latency.kernel_times import DRAWING, kernel_row, kernel_seconds, require_drawing
 from latency.measure import Policy, Progress, Workload, prepare, run_rounds
 from latency.onnx_parts import rules_for

@@ -10,10 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from latency.kernel_draws import EXTRAS, ODD, Draw, StageRow, an_extra, log_uniform, width
+from latency.kernel_draws import ODD, Draw, StageRow, an_extra, log_uniform, width
 from latency.kernel_kinds import KINDS, draw_kind
-
-__all__ = ["BLOCKS", "EXTRAS", "ZOO", "Draw", "Family", "draw", "draw_kind", "log_uniform", "width"]
 
 
 @dataclass(frozen=True)

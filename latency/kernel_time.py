@@ -7,6 +7,7 @@ dimension, as the network has it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -184,7 +185,7 @@ def spectrogram(d: Drawn, draw: Draw) -> nn.Module:
     rng, c = d.rng, draw.stem_channels
     if rng.random() < 0.2:
         turned = Of(lambda x: x.permute(0, 2, 3, 1) if draw.in_channels == 1 else x.flatten(1, 2)[..., None])
-        inside = Draw(**{**draw.__dict__, "resolution": draw.across, "in_channels": draw.in_channels * draw.resolution})
+        inside = replace(draw, resolution=draw.across, in_channels=draw.in_channels * draw.resolution)
         return nn.Sequential(turned, series(d, inside))
     strides = rng.choice(((1, 1), (2, 2), (2, 1), (1, 2)))
     layers = [_oblong(d, draw.in_channels, c, rng.choice(OBLONG), strides)]

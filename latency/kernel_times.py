@@ -79,8 +79,9 @@ def kernel_row(op: Op, samples: Sequence[Floats], session: int) -> Row:
     each = np.array([float(s.mean()) for s in samples])
     joined = np.concatenate(samples)
     middle = float(each.mean())
-    half = 1.96 * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) >= 3 else 0.0
-    if len(each) < 3:
+    if len(each) >= 3:
+        half = 1.96 * float(each.std(ddof=1)) / math.sqrt(len(each))
+    else:
         half = 1.96 * max(float(joined.std()), UNSEEN_S) / math.sqrt(len(joined))
     half = min(half, 0.5 * middle)
     return Row(

@@ -139,21 +139,24 @@ def inside(size: int, out: int, window: int, stride: int, dilation: int, before:
     return [sum(0 <= f + k * dilation < size for k in range(window)) for f in first]
 
 
+def channels_computed(op: DenseConv) -> tuple[int, int]:
+    """(input channels of each output, blocks of output channels) that a convolution in blocks computes."""
+    groups = getattr(op, "groups", 1)  # of a depthwise one as of a dense one: every block has its own channels
+    channels = 1 if isinstance(op, Depthwise) else op.in_channels // groups
+    return channels if channels < LANES else filled(channels), groups * filled(op.out_channels // groups) // LANES
+
+
 def _blocked(op: DenseConv) -> Tiles:
-    _, out, height, width = op.output_shape
+    _, _, height, width = op.output_shape
     left, _, top, _ = op.padding
-    groups = getattr(op, "groups", 1)
     depthwise = isinstance(op, Depthwise)
-    channels = 1 if depthwise else op.in_channels // groups
-    thin = channels < LANES and not depthwise
-    inner = channels if thin or depthwise else filled(channels)
-    deep = 1 if thin or depthwise else inner // LANES
-    of_blocks = _cut(filled(out // (1 if depthwise else groups)) // LANES, (1,) if depthwise else (BLOCKS, 3, 2, 1))
-    rest = 1 if depthwise else groups
-    sets, blocks = rest * sum(of_blocks.values()), rest * sum(size * n for size, n in of_blocks.items())
+    inner, blocks = channels_computed(op)
+    thin, deep = inner < LANES and not depthwise, -(-inner // LANES)
+    groups = getattr(op, "groups", 1)
+    sets = groups * sum(_cut(blocks // groups, (1,) if depthwise else (BLOCKS, 3, 2, 1)).values())
     if isinstance(op, Pointwise) and op.strides == (1, 1) and not thin:  # the map as one row
         rows, stores = 1, -(-deep // DEEP)
-        each, turns = float(height * width), float(sum(_pieces(height * width)))
+        each, turns = float(height * width), float(_pieces(height * width))
         lines = 1.0
     else:
         rows, stores = height, deep
@@ -161,19 +164,19 @@ def _blocked(op: DenseConv) -> Tiles:
         down = inside(op.height, height, op.window[0], op.strides[0], op.dilation, top)
         middle, edge = across.count(op.window[1]), sum(a for a in across if a < op.window[1])
         lines = float(sum(down))
-        each, turns = float(sum(across)), float(sum(_pieces(middle)) * op.window[1] + edge)
+        each, turns = float(sum(across)), float(_pieces(middle) * op.window[1] + edge)
     n = op.batch
     return Tiles(
         multiplications=n * each * lines * inner * blocks,
         turns=n * turns * lines * inner * sets,
         accumulated=float(n * stores * height * width * blocks),
         calls=float(n * stores * rows * sets),
-        thin=float(n * channels * op.height * op.width * sets) if thin else 0.0,
+        thin=float(n * inner * op.height * op.width * sets) if thin else 0.0,
     )
 
 
-def _pieces(outputs: int) -> list[int]:
-    return list(_cut(outputs, (OUTPUTS, 3, 2, 1)).values())
+def _pieces(outputs: int) -> int:
+    return sum(_cut(outputs, (OUTPUTS, 3, 2, 1)).values())
 
 
 def _unrolled(op: DenseConv) -> Tiles:
