@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from latency.flops import bytes_moved, kernels, macs, params
-from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Resize, Windowed
+from latency.kernels import KERNELS, Copy, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Resize, Windowed
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
@@ -132,6 +132,9 @@ def _of_kernel(op: Op) -> list[float]:
         ragged = float(op.in_channels % LANES != 0)
     elif isinstance(op, Resize):
         ragged = float(not op.blocked)
+        waste_out = _waste(op.out_channels) if op.blocked else 0.0
+    elif isinstance(op, Copy) and op.copy in ("reorder_in", "reorder_out"):
+        waste_out = _waste(op.out_channels)
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]
     numbers += [float(np.log1p(bytes_moved(op))), float(np.log1p(macs(op)))]  # steps where caches end

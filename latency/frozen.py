@@ -67,6 +67,7 @@ WORK_TERMS = (
 )
 TERMS = (*(a for a, _ in WORK_TERMS), *TILES, *(f"bytes_{name}" for name in NAMED))  # of `work_terms`, in its order
 TILE_COLUMNS = [FEATURES.index(name) for name in TILES]
+CUT = [i for i, name in enumerate(TILES) if not name.startswith(("starts_", "bytes_"))]  # the others: of every kernel
 NAMED_COLUMNS = [FEATURES.index(f"is_{name}") for name in NAMED]
 
 
@@ -77,7 +78,7 @@ def work_terms(features_ND: Floats) -> Floats:
     What is cut into tiles is no MACs besides: of a wide window on a small map these are a multiple of what is computed.
     """
     plain, tiles = _plain_terms(features_ND), features_ND[:, TILE_COLUMNS]
-    plain[tiles.any(axis=1), 1:3] = 0.0
+    plain[tiles[:, CUT].any(axis=1), 1:3] = 0.0
     named = features_ND[:, NAMED_COLUMNS] * plain[:, 3:4]
     return np.column_stack([plain, tiles, named])
 

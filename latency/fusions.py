@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from latency.fusions_conv import convolutions
-from latency.fusions_move import splits, transposes
+from latency.fusions_move import gathers, splits, transposes
 from latency.onnx_file import Graph
 from latency.onnx_parts import ALIASES, Part, Parts, Rules, chain, joined
 
@@ -21,6 +21,8 @@ def fuse(graph: Graph, rules: Rules) -> list[Part]:
     _norms(parts)
     _linear(parts, rules)
     _scales(parts)
+    if rules.blocked:
+        gathers(parts)
     transposes(parts)
     splits(parts)
     convolutions(parts, rules)
@@ -116,9 +118,12 @@ def _linear(parts: Parts, rules: Rules) -> None:
     for i, part in list(parts.walk()):
         if part.op_type == "Gemm":
             after = parts.only_taker(part.output)
-            if after is not None and after[1].op_type in _GEMM_ACTS and rules.gemm_act:
-                made_one = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members))
-                parts.merge([i, after[0]], replace(made_one, act=after[1].node), after[0])
+            if after is not None and after[1].op_type == "BatchNormalization":
+                part = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members))
+                parts.merge([i, after[0]], part, after[0])
+                i = after[0]
+            if rules.gemm_act:
+                _activated(parts, i)
             continue
         if part.op_type != "MatMul" or len(part.inputs) != 1 or len(parts.graph.shape(part.node.inputs[1])) != 2:
             continue
@@ -126,12 +131,25 @@ def _linear(parts: Parts, rules: Rules) -> None:
             continue
         found, made = [(i, part)], "MatMul"
         after = parts.only_taker(part.output)
+        if after is not None and after[1].op_type == "BatchNormalization" and rules.gemm_act:
+            product = replace(joined([*found, after], "Gemm", part.inputs), more={"matmul": made})
+            parts.merge([i, after[0]], product, after[0])
+            _activated(parts, after[0])
+            continue
         if after is not None and after[1].op_type == "Add" and len(after[1].inputs) == 1:
             bias = parts.constants(after[1])[0]
             if len([s for s in parts.graph.shape(bias) if s > 1]) <= 1:
                 found, made = [*found, after], "Biased"
         product = replace(joined(found, "Gemm", part.inputs), more={"matmul": made})
         parts.merge([k for k, _ in found], product, found[-1][0])
+
+
+def _activated(parts: Parts, i: int) -> None:
+    part = parts.kept[i]
+    after = parts.only_taker(part.output)
+    if after is not None and after[1].op_type in _GEMM_ACTS:
+        made = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members), act=after[1].node)
+        parts.merge([i, after[0]], made, after[0])
 
 
 def _scales(parts: Parts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from latency.onnx_file import Graph
 from latency.onnx_parts import CONVS, Part, Parts, Rules, size
 
 
@@ -13,12 +14,14 @@ def convolutions(parts: Parts, rules: Rules) -> None:
     for i, part in list(parts.walk()):
         if part.op_type in CONVS and i in parts.kept:
             _pad_before(parts, i)
-            place = _affine(parts, i)
+            place = _affine(parts, i, rules)
             place = _activation(parts, place, rules)
             if part.op_type == "Conv" and rules.conv_add and parts.kept[place].act is None:
                 place = _residual(parts, place)
-        elif part.op_type == "BatchNormalization" and i in parts.kept:
-            _activation(parts, i, rules)
+        elif i in parts.kept and (
+            part.op_type == "BatchNormalization" or (rules.blocked and scales(parts.graph, part))
+        ):
+            _scale(parts, i, rules)
 
 
 def _pad_before(parts: Parts, i: int) -> None:
@@ -48,11 +51,39 @@ def _extended(parts: Parts, i: int, after: tuple[int, Part], **changes: Any) -> 
     return after[0]
 
 
-def _affine(parts: Parts, i: int) -> int:
+def scales(graph: Graph, part: Part) -> bool:
+    """Whether it multiplies each channel of a map by a constant: in blocks a convolution of 1 x 1, as batch norm is."""
+    if part.op_type != "Mul" or len(part.inputs) != 1 + part.adds:
+        return False
+    shape = graph.shape(part.output)
+    constants = [graph.shape(c) for c in part.node.inputs if c in graph.constants]
+    return len(shape) == 4 and all(size(c) == shape[1] > 1 and _on_channels(c, shape[1]) for c in constants)
+
+
+def _scale(parts: Parts, i: int, rules: Rules) -> None:
+    """An activation, or a residual with the activation after it, that a scale takes along where it runs in blocks."""
+    part = parts.kept[i]
+    place = _activation(parts, i, rules)
+    after = parts.kept[place]
+    if after.act is not None:
+        act, members = after.act, after.members[len(part.members) :]
+        last = Part(act.op_type, act.name, part.outputs, after.outputs, act, members)
+        parts.kept[place] = replace(after, apart=(part, last))
+    elif rules.conv_add and rules.blocked:
+        _residual(parts, place)
+
+
+def _affine(parts: Parts, i: int, rules: Rules) -> int:
     channels = parts.graph.shape(parts.kept[i].output)[1]
     while True:
         after = parts.only_taker(parts.kept[i].output)
         if after is None or len(after[1].inputs) != 1:
+            return i
+        if (
+            rules.constant_second
+            and after[1].op_type != "BatchNormalization"
+            and after[1].node.inputs[0] != after[1].inputs[0]
+        ):
             return i
         per_channel = all(
             size(parts.graph.shape(c)) in (1, channels) and _on_channels(parts.graph.shape(c), channels)

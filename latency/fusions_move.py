@@ -98,6 +98,43 @@ def _joins(parts: Parts, i: int, before: tuple[int, Part]) -> bool:
     return True
 
 
+def gathers(parts: Parts) -> None:
+    """Gathers that take a tensor apart along one axis, each a single place of it, are one split and reshapes."""
+    while _split_of_gathers(parts):
+        pass
+
+
+def _split_of_gathers(parts: Parts) -> bool:
+    graph = parts.graph
+    by_input: dict[tuple[str, int], dict[int, int]] = {}
+    for i, part in parts.walk():
+        if part.op_type == "Gather" and len(part.inputs) == 1 and part.node.inputs[0] == part.inputs[0]:
+            at, shape = graph.values.get(part.node.inputs[1]), graph.shape(part.inputs[0])
+            axis = int(part.node.attrs.get("axis", 0)) % len(shape)
+            if at is not None and at.ndim == 0:
+                by_input.setdefault((part.inputs[0], axis), {})[int(at) % shape[axis]] = i
+    for (tensor, axis), places in by_input.items():
+        shape = graph.shape(tensor)
+        if 1 < len(places) == shape[axis] == len(parts.takers[tensor]):
+            _share_out(parts, tensor, axis, [places[k] for k in sorted(places)])
+            return True
+    return False
+
+
+def _share_out(parts: Parts, tensor: str, axis: int, places: list[int]) -> None:
+    shape, found = parts.graph.shape(tensor), [parts.kept[i] for i in places]
+    pieces = tuple(f"{p.output}/piece" for p in found)
+    parts.graph.shapes.update(dict.fromkeys(pieces, (*shape[:axis], 1, *shape[axis + 1 :])))
+    node = replace(found[0].node, op_type="Split", inputs=(tensor,), outputs=pieces, attrs={"axis": axis})
+    made = Part("Split", found[0].name, (tensor,), pieces, node, tuple(m for p in found for m in p.members))
+    for i, p, piece in zip(places, found, pieces, strict=True):
+        view = replace(p.node, op_type="Squeeze", inputs=(piece,))
+        parts.kept[i] = Part("Squeeze", f"{p.name}/squeeze", (piece,), p.outputs, view, ())
+    start = min(places)
+    parts.kept = {k if k < start else k + 1: p for k, p in parts.kept.items()} | {start: made}
+    parts.index()
+
+
 def splits(parts: Parts) -> None:
     """Slices that share out one tensor are one split."""
     by_input: dict[str, list[int]] = {}

@@ -2,7 +2,8 @@
 
 Weights come from the cache that still holds them since the last inference, and every byte that an inference reads in
 between makes that a farther one: the same linear layer takes half the time in a network that fits into a core's own
-cache. Maps are made just before they are read, so they count by the largest alone.
+cache. So do code and descriptions of tensors: a reshape, which moves nothing, takes 0.6 of its mean time in a network
+of at most 1 MiB and 1.7 of it in one of 16. Maps are made just before they are read: they count by the largest alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latency.flops import DTYPE_BYTES, bytes_moved, params
-from latency.kernels import DenseConv, Gemm, TransposedConv
+from latency.kernels import KernelOp
 from latency.op_base import Op
 
 
@@ -24,7 +25,7 @@ def network_kib(ops: Sequence[Op]) -> int:
 
 
 def placed(ops: Sequence[Op]) -> list[Op]:
-    """The ops of a network, each that has weights saying what the network reads, where one of them does not."""
+    """The ops of a network, each saying what the network reads, where one of them does not."""
     if all(getattr(op, "network_kib", 1) for op in ops):
         return list(ops)
     kib = network_kib(ops)
@@ -37,5 +38,5 @@ def text_alone(op: Op) -> str:
 
 
 def in_network(op: Op, kib: int) -> Op:
-    """`op` as a kernel of a network of `kib`; the same op where that does not matter, having no weights."""
-    return replace(op, network_kib=kib) if isinstance(op, DenseConv | TransposedConv | Gemm) else op
+    """`op` as a kernel of a network of `kib`; the same op where it is no kernel."""
+    return replace(op, network_kib=kib) if isinstance(op, KernelOp) else op

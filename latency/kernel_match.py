@@ -39,7 +39,8 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
     free: dict[str, list[KernelRun]] = {}
     for run in runs:
         free.setdefault(_NAMES.get(run.op_type, run.op_type.lower()), []).append(run)
-    node = {id(run): re.sub(r"(_output_\d+)?(_nchwc)?$", "", run.name) for run in runs}  # those in blocks: of tensors
+    # The names of those in blocks are of tensors.
+    node = {id(run): re.sub(r"(_output_\d+)?(_mul)?(_nchwc)?$", "", run.name) for run in runs}
     found: dict[int, KernelRun] = {}
     for by_name in (True, False):
         for i, kernel in enumerate(kernels):

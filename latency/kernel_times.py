@@ -15,7 +15,7 @@ from latency.table import Row, TableError
 
 #: Of a table of kernels: another number where the same seed draws other networks, kernels are described otherwise, or
 #: their times are found otherwise.
-DRAWING = 4
+DRAWING = 5
 MIN_NETWORKS = 10  # from which what a call takes besides its kernels is told
 UNSEEN_S = 5e-7  # half of what the profile counts in
 LEAST = 0.2  # of what the profile says of a kernel that is its own at least

@@ -14,7 +14,15 @@ from latency.op_base import Op, OpError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windowed(Op):
+class KernelOp(Op):
+    """What every kernel has besides. `network_kib`: what the network around it reads (latency/kernel_context.py), on
+    which depends from how far its code, its weights and its maps come; 0 by itself."""
+
+    network_kib: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowed(KernelOp):
     """A kernel that slides a window. The padding is what gives the output its size; see `padding`.
 
     `kernel_width`, `stride_width` 0: as `kernel`, `stride`. `out_height`, `out_width` 0: the size divided by the
@@ -87,12 +95,10 @@ class DenseConv(Windowed):
     """Convolution over all channels with a window above 1 x 1; bias or folded batch norm, activation.
 
     `add`: the runtime adds a residual of the output's shape in the same kernel, before the activation.
-    `network_kib`: what the network around it reads (latency/kernel_context.py); 0 by itself.
     """
 
     act: str = "none"
     add: int = 0
-    network_kib: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +123,7 @@ class GroupedConv(DenseConv):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransposedConv(Op):
+class TransposedConv(KernelOp):
     """Transposed convolution; `stride` times larger where `out_height`, `out_width` do not say otherwise."""
 
     kernel: int
@@ -125,7 +131,6 @@ class TransposedConv(Op):
     groups: int = 1
     out_height: int = 0
     out_width: int = 0
-    network_kib: int = 0
     pads_freely: ClassVar[bool] = True
     smooth: ClassVar[tuple[str, ...]] = ("kernel", "stride", "groups")
 
@@ -151,7 +156,7 @@ class Pooling(Windowed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalPool(Op):
+class GlobalPool(KernelOp):
     """Average or maximum over the whole map."""
 
     pool: str = "avg"
@@ -165,20 +170,19 @@ class GlobalPool(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemm(Op):
+class Gemm(KernelOp):
     """batch * height * width rows of `in_channels` times a constant matrix, plus bias: linear layers, classifiers."""
 
     act: str = "none"
-    network_kib: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatMul(Op):
+class MatMul(KernelOp):
     """`batch` products of two computed matrices, (height x in_channels) (in_channels x out_channels): attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activation(Op):
+class Activation(KernelOp):
     """An activation, or a function of one tensor, by itself."""
 
     act: str
@@ -187,7 +191,7 @@ class Activation(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elementwise(Op):
+class Elementwise(KernelOp):
     """A function of two tensors, the second spread over the first by `broadcast`."""
 
     fn: str = "add"
@@ -197,7 +201,7 @@ class Elementwise(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchNorm(Op):
+class BatchNorm(KernelOp):
     """Batch norm that no convolution takes up (before one, or after a concatenation), with its activation."""
 
     act: str = "none"
@@ -206,7 +210,7 @@ class BatchNorm(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Join(Op):
+class Join(KernelOp):
     """`parts` tensors copied into one of `out_channels` channels."""
 
     parts: int = 2
@@ -216,7 +220,7 @@ class Join(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copy(Op):
+class Copy(KernelOp):
     """Data moved, not computed: transposed, cut, padded, shuffled, or brought into the layout of the next kernel.
 
     The shape is that of what is written.
@@ -228,7 +232,7 @@ class Copy(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(Op):
+class View(KernelOp):
     """A reshape that moves nothing, on a runtime that starts a kernel for it all the same. Sizes do not matter."""
 
     in_channels: int = 1
@@ -238,7 +242,7 @@ class View(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resize(Op):
+class Resize(KernelOp):
     """The map brought to `out_height` x `out_width`; `blocked`: in the layout of convolutions, by another kernel."""
 
     out_height: int
@@ -259,14 +263,14 @@ class Resize(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Softmax(Op):
+class Softmax(KernelOp):
     """Softmax over `in_channels`, in batch * height * width rows; values of a row lie `width` apart."""
 
     keeps_channels: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm(Op):
+class Norm(KernelOp):
     """Mean and variance taken from the data: layer norm (also with a residual added), instance norm, RMS norm."""
 
     norm: str = "layer"
@@ -275,14 +279,14 @@ class Norm(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reduce(Op):
+class Reduce(KernelOp):
     """`in_channels` values reduced to each of batch * height * width; those reduced to one lie `width` apart."""
 
     reduction: str = "mean"
     out_channels: int = 1
 
 
-KERNELS: tuple[type[Op], ...] = (
+KERNELS: tuple[type[KernelOp], ...] = (
     DenseConv, Pointwise, Depthwise, GroupedConv, TransposedConv, Pooling, GlobalPool, Gemm, MatMul, Activation,
     Elementwise, BatchNorm, Join, Copy, View, Resize, Softmax, Norm, Reduce,
 )  # fmt: skip

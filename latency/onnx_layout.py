@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from latency.fusions_conv import scales
 from latency.kernels import (
     Activation,
     BatchNorm,
@@ -23,7 +24,7 @@ from latency.kernels import (
     Resize,
 )
 from latency.onnx_file import Graph, Node
-from latency.onnx_ops import as_map, op_of
+from latency.onnx_ops import act_name, as_map, op_of
 from latency.onnx_parts import Part
 from latency.op_base import Op
 from latency.tiles import LANES, blocked
@@ -92,6 +93,12 @@ class _Layouts:
             for piece in part.apart:  # the residual is not in blocks: the addition is a kernel of its own
                 self.place(Placed(piece, op_of(graph, piece)))
             return
+        follows = _follows(graph, p) and all(map(self.is_blocked, part.inputs))
+        scale = isinstance(op, BatchNorm) or scales(graph, part)
+        if scale and part.apart and not follows:  # no convolution: it takes nothing along
+            for piece in part.apart:
+                self.place(Placed(piece, op_of(graph, piece)))
+            return
         made = PLAIN
         if _blocked(graph, p):
             self.need(part.inputs[0], BLOCKED if _wants_blocks(graph, p) else PLAIN)
@@ -99,11 +106,11 @@ class _Layouts:
         elif isinstance(op, Pooling) and op.in_channels % LANES == 0 and len(graph.shape(part.output)) == 4:
             self.need(part.inputs[0], BLOCKED)
             made = BLOCKED
-        elif _follows(graph, p) and all(map(self.is_blocked, part.inputs)):
+        elif follows:
             made = BLOCKED
-            if isinstance(op, BatchNorm):  # runs as a depthwise convolution of 1 x 1
-                fields = {k: getattr(op, k) for k in ("in_channels", "out_channels", "height", "width", "batch", "act")}
-                p = replace(p, op=Depthwise(**fields, kernel=1))
+            if scale:  # runs as a depthwise convolution of 1 x 1
+                act = act_name(graph, part.act)
+                p = replace(p, op=Depthwise(**as_map(graph.shape(part.output)), kernel=1, act=act, add=int(part.adds)))
             elif isinstance(op, Resize):
                 p = replace(p, op=replace(op, blocked=1))
         else:
@@ -166,6 +173,8 @@ def _follows(graph: Graph, p: Placed) -> bool:
     match op:
         case Activation():
             return op.act in ANY_LAYOUT
+        case Elementwise() if scales(graph, p.part):
+            return op.in_channels % 4 == 0
         case Elementwise():
             same = all(graph.shape(t) == shape for t in p.part.inputs)
             return op.fn in ("add", "mul") and len(p.part.inputs) == 2 and same
@@ -174,8 +183,7 @@ def _follows(graph: Graph, p: Placed) -> bool:
                 graph.shape(t)[1] % LANES == 0 for t in p.part.inputs
             )
         case Resize():
-            whole = op.out_height % op.height == 0 and op.out_width % op.width == 0
-            return op.resize in ("nearest", "linear") and whole and len(p.part.node.inputs) < 4
+            return op.resize in ("nearest", "linear") and op.out_height % op.height == op.out_width % op.width == 0
         case GlobalPool():
             return op.in_channels % LANES == 0
         case BatchNorm():

@@ -19,6 +19,7 @@ class Rules:
 
     name: str
     conv_acts: frozenset[str]  # activations (ONNX ops) that a convolution carries along
+    constant_second: bool  # and constants to multiply by or to add, where they stand second
     conv_add: bool  # a convolution adds a residual in the same kernel
     blocked: bool  # convolutions run in a layout of their own, and data is brought into it
     views: bool  # a reshape starts a kernel, although it moves nothing
@@ -31,6 +32,7 @@ RULES = {
     "onnxruntime": Rules(
         "onnxruntime",
         frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu", "HardSwish"}),
+        constant_second=True,
         conv_add=True,
         blocked=True,
         views=True,
@@ -41,6 +43,7 @@ RULES = {
     "other": Rules(
         "other",
         frozenset({"Relu", "Clip"}),
+        constant_second=False,
         conv_add=False,
         blocked=False,
         views=False,

@@ -22,7 +22,7 @@ from latency.uncertainty import KindModel, context_std_s, network_std
 if TYPE_CHECKING:
     from latency.joint import JointFit
 
-SCHEMA = 5  # 1: no uncertainty. 2: F of ops alone only. 3: one width for all sums of kernels. 4: F of kernels by MACs
+SCHEMA = 6  # 1: no uncertainty. 2: F of ops alone only. 3: one width for all sums of kernels. 4: F of kernels by MACs
 
 
 KERNEL_KINDS = frozenset(kind.__name__ for kind in KERNELS)
@@ -267,7 +267,7 @@ def _caution(kinds: dict[str, KindModel], path: Path, schema: int) -> dict[str, 
             f"{path}: fitted on grouped MBConv when the shuffle of their channels was not counted as work; "
             "fit it anew with python -m latency.fit"
         )
-    if schema < 5 and any(name in KERNEL_KINDS for name in kinds):
+    if schema < 6 and any(name in KERNEL_KINDS for name in kinds):
         described = "kernels as an earlier version described and timed them"
         return {"caution": f"{path} is of {described}: profile with --space kernels and fit anew"}
     return {}

@@ -14,8 +14,20 @@ import math
 from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 
-from latency.flops import params
-from latency.kernels import Copy, DenseConv, Depthwise, Gemm, MatMul, Norm, Pointwise, Reduce, Softmax, TransposedConv
+from latency.flops import bytes_moved, params
+from latency.kernels import (
+    Copy,
+    DenseConv,
+    Depthwise,
+    Gemm,
+    MatMul,
+    Norm,
+    Pointwise,
+    Reduce,
+    Resize,
+    Softmax,
+    TransposedConv,
+)
 from latency.op_base import Op
 
 LANES = 16  # floats of the widest vector registers; channels are computed in multiples of it
@@ -34,7 +46,7 @@ class Tiles:
     multiplications: float = 0.0  # of vectors, of convolutions in blocks
     turns: float = 0.0  # of their innermost loop
     accumulated: float = 0.0  # vectors of outputs stored and loaded again while input channels are added up
-    calls: float = 0.0  # of the routine that computes a row
+    calls: float = 0.0  # of the routine that computes a row of a convolution, or a tile of a product
     product: float = 0.0  # multiplications of vectors, of matrix products
     unrolled: float = 0.0  # numbers copied to be multiplied as a matrix
     thin: float = 0.0  # numbers read in the layout of images, by convolutions of fewer channels than a block
@@ -43,6 +55,11 @@ class Tiles:
     weights_far: float = 0.0  # in one of at least FAR_KIB, part of them in one of down to MIDDLE_KIB
     rows: float = 0.0  # of a softmax, a norm or a reduction; runs that a transpose copies
     acted: float = 0.0  # outputs taken through an activation other than max(x, 0)
+    filled: float = 0.0  # numbers in blocks, channels filled up, that are read or written for something else's sake
+    starts_middle: float = 0.0  # of a kernel, its code and descriptions coming from the middle, as weights do
+    starts_far: float = 0.0
+    bytes_middle: float = 0.0  # of maps, and weights, likewise
+    bytes_far: float = 0.0
 
 
 NAMES = tuple(f.name for f in fields(Tiles))
@@ -55,27 +72,30 @@ def tiles(op: Op) -> tuple[float, ...]:
         found = _blocked(op) if blocked(op) else _unrolled(op)
     elif isinstance(op, Gemm | MatMul):  # a single row is no product of matrices: its weights are all there is to it
         rows = op.height * op.width * (op.batch if isinstance(op, Gemm) else 1)
-        each = product(rows, op.in_channels, op.out_channels) if rows > 1 else 0.0
-        found = Tiles(product=each * (1 if isinstance(op, Gemm) else op.batch))
+        times = 1 if isinstance(op, Gemm) else op.batch
+        found = _products(times, rows, op.in_channels, op.out_channels) if rows > 1 else Tiles()
     elif isinstance(op, TransposedConv):
         wide, n = op.kernel**2 * op.out_channels // op.groups, op.height * op.width
-        each = product(wide, op.in_channels // op.groups, n)
-        found = Tiles(product=op.batch * op.groups * each, unrolled=float(op.batch * op.groups * wide * n))
+        found = _products(op.batch * op.groups, wide, op.in_channels // op.groups, n)
+        found = replace(found, unrolled=float(op.batch * op.groups * wide * n))
     else:
-        return astuple(Tiles(rows=float(_rows(op))))
-    outputs = op.output_shape[1] * op.output_shape[2] * op.output_shape[3] * op.batch
-    acted = outputs if getattr(op, "act", "none") not in ("none", "relu") else 0
+        found = Tiles(rows=float(_rows(op)), filled=float(_filled(op)))
     near, middle, far = _from(getattr(op, "network_kib", 0))
-    weights = params(op)
-    return astuple(
-        replace(
-            found,
-            weights_near=near * weights,
-            weights_middle=middle * weights,
-            weights_far=far * weights,
-            acted=float(acted),
-        )
-    )
+    moved = bytes_moved(op)
+    found = replace(found, starts_middle=middle, starts_far=far, bytes_middle=middle * moved, bytes_far=far * moved)
+    if isinstance(op, DenseConv | Gemm | MatMul | TransposedConv):
+        outputs = op.output_shape[1] * op.output_shape[2] * op.output_shape[3] * op.batch
+        acted = outputs if getattr(op, "act", "none") not in ("none", "relu") else 0
+        weights = params(op)
+        found = replace(found, weights_near=near * weights, weights_middle=middle * weights, weights_far=far * weights,
+                        acted=float(acted))  # fmt: skip
+    return astuple(found)
+
+
+def _products(times: int, rows: int, inner: int, columns: int) -> Tiles:
+    """`times` products of (rows x inner) (inner x columns)."""
+    across = sum(_cut(-(-columns // LANES), (COLUMNS, 1)).values())
+    return Tiles(product=times * product(rows, inner, columns), calls=float(times * -(-rows // ROWS) * across))
 
 
 def _rows(op: Op) -> int:
@@ -83,6 +103,15 @@ def _rows(op: Op) -> int:
         return op.batch * op.height * op.width
     if isinstance(op, Copy) and op.copy in ("transpose", "permute"):
         return op.batch * op.height * (op.width * op.in_channels if op.width > 1 else 1)
+    return 0
+
+
+def _filled(op: Op) -> int:
+    """Numbers that a reorder or a resize moves in blocks."""
+    if isinstance(op, Copy) and op.copy in ("reorder_in", "reorder_out"):
+        return op.batch * filled(op.in_channels) * op.height * op.width
+    if isinstance(op, Resize) and op.blocked:
+        return op.batch * filled(op.in_channels) * op.out_height * op.out_width
     return 0
 
 
@@ -184,5 +213,5 @@ def _unrolled(op: DenseConv) -> Tiles:
     _, out, height, width = op.output_shape
     inner = op.in_channels // groups * op.window[0] * op.window[1]
     copied = 0 if op.window == (1, 1) and op.strides == (1, 1) else inner * height * width
-    each = product(out // groups, inner, height * width)
-    return Tiles(product=op.batch * groups * each, unrolled=float(op.batch * groups * copied))
+    found = _products(op.batch * groups, out // groups, inner, height * width)
+    return replace(found, unrolled=float(op.batch * groups * copied))

@@ -212,7 +212,7 @@ def test_other_files_are_not_predictors(tmp_path):
     with pytest.raises(PredictorError, match="not a latency predictor"):
         load_predictor(path)
     pickles.dump(path, {"schema": 99, "kinds": {}})
-    with pytest.raises(PredictorError, match=r"newer version .schema 99; this version reads schemas up to 5"):
+    with pytest.raises(PredictorError, match=r"newer version .schema 99; this version reads schemas up to 6"):
         load_predictor(path)
     path.write_bytes(pickle.dumps([1]))
     with pytest.raises(PickleError, match="not a file of this project"):
