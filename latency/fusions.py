@@ -117,11 +117,6 @@ def _linear(parts: Parts, rules: Rules) -> None:
     """A product with a constant matrix takes the addition of a constant along, and an activation where it is a Gemm."""
     for i, part in list(parts.walk()):
         if part.op_type == "Gemm":
-            after = parts.only_taker(part.output)
-            if after is not None and after[1].op_type == "BatchNormalization":
-                part = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members))
-                parts.merge([i, after[0]], part, after[0])
-                i = after[0]
             if rules.gemm_act:
                 _activated(parts, i)
             continue

@@ -13,7 +13,7 @@ def convolutions(parts: Parts, rules: Rules) -> None:
     """Padding before, and batch norm, constant factor and bias, residual and activation after a convolution."""
     for i, part in list(parts.walk()):
         if part.op_type in CONVS and i in parts.kept:
-            _pad_before(parts, i)
+            _pad_before(parts, i, rules)
             place = _affine(parts, i, rules)
             place = _activation(parts, place, rules)
             if part.op_type == "Conv" and rules.conv_add and parts.kept[place].act is None:
@@ -24,12 +24,15 @@ def convolutions(parts: Parts, rules: Rules) -> None:
             _scale(parts, i, rules)
 
 
-def _pad_before(parts: Parts, i: int) -> None:
+def _pad_before(parts: Parts, i: int, rules: Rules) -> None:
     part = parts.kept[i]
     before = parts.made_by(part.inputs[0], "Pad")
     if before is None or part.op_type != "Conv" or not parts.only_taker(part.inputs[0]):
         return
-    value = parts.graph.scalar(before[1].node.inputs[2]) if len(before[1].node.inputs) > 2 else None
+    more = before[1].node.inputs[2:3]
+    value = parts.graph.scalar(more[0]) if more else None
+    if more == ("",) and rules.constant_second:  # a value left empty, as torch's pad writes it, is none it can read
+        return
     if before[1].node.attrs.get("mode", "constant") != "constant" or value not in (None, 0.0):
         return
     graph = parts.graph

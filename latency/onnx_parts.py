@@ -19,7 +19,7 @@ class Rules:
 
     name: str
     conv_acts: frozenset[str]  # activations (ONNX ops) that a convolution carries along
-    constant_second: bool  # and constants to multiply by or to add, where they stand second
+    constant_second: bool  # and constants to multiply by or to add, but only as onnxruntime looks for them: second
     conv_add: bool  # a convolution adds a residual in the same kernel
     blocked: bool  # convolutions run in a layout of their own, and data is brought into it
     views: bool  # a reshape starts a kernel, although it moves nothing
