@@ -1,16 +1,16 @@
-"""`python -m benchmarks.any_network`: networks of 77 families, predicted from a table of kernels, against this CPU.
+"""`python -m benchmarks.any_network`: networks of 93 families, predicted from a table of kernels, against this CPU.
 
 Question: is the latency of a network that the fit has never seen, of whatever family, predicted within 10 % for 90 % of
 them and within 20 % for all? The predictor is fitted on the table of `latency.profile --space kernels` alone. Beside
 it, from the same table: a line on FLOPs through its networks, and a random forest per kind of kernel, as nn-Meter uses
 it, with constant and scale fitted on its networks.
 
-Four sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 others
+Five sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 others
 (benchmarks/any_network_blind.py), and `fresh`, 20 more (benchmarks/any_network_fresh.py), with whose errors in view
-the model was developed, the latter two after a first prediction; and `third`, 22 more
-(benchmarks/any_network_third.py). All but the first were committed before any prediction of them was made. All are
-timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run instead, to look at
-another fit, and `--sets known` looks at the first alone.
+the model was developed, the latter two after a first prediction; `third`, 22 more (benchmarks/any_network_third.py);
+and `fourth`, 16 more (benchmarks/any_network_fourth.py). All but the first were committed before any prediction of
+them was made. All are timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run
+instead, to look at another fit, and `--sets known` looks at the first alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RESULT = Path(__file__).parent / "results" / "any_network.json"
 WITHIN_10, WITHIN_20 = 0.9, 1.0
-SETS = ("known", "blind", "fresh", "third")
+SETS = ("known", "blind", "fresh", "third", "fourth")
 Measured = dict[str, tuple[float, float]]  # network -> (seconds, half width of the interval)
 
 
@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--device", default="cpu", help="a device by name, or a device file FILE.toml")
     made.add_argument("--table", default="tables/cpu-kernels.csv", help="the table of latency.profile --space kernels")
     made.add_argument("--predictor", help="the predictor of that table, where it is fitted already")
-    made.add_argument("--sets", default=",".join(SETS), help="of known, blind, fresh, third: which, by commas")
+    made.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)}: which, by commas")
     made.add_argument("--seconds", type=float, default=120.0, help="of timing")
     made.add_argument("--measured", help="take the times from these results instead of timing")
     made.add_argument("--only-measure", action="store_true", help="time and write, fit nothing")
