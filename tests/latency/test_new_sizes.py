@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latency import joint
+from latency import fit, joint
 from latency.accuracy import Z90
+from latency.fit_report import write_report
+from latency.fit_tables import size_rows
+from latency.fitting import fit_detailed
 from latency.joint import Observation, fit_joint
 from latency.new_sizes import LeftOut, drift_of, resolutions, told, with_drift
 from latency.ops import mbconv
@@ -111,10 +114,10 @@ def test_nothing_of_a_resolution_is_in_the_fit_that_predicts_it(monkeypatch):
         return plain(observations, *args, **options)
 
     monkeypatch.setattr(joint, "fit_joint", spied)
-    fit = joint.fit_joint(lone())
+    found = joint.fit_joint(lone())
     every = {64, 32, 16, 56, 28, 14, 48, 24, 12}
     assert fits == [every, every - {48, 24, 12}, every - {56, 28, 14}, every - {64, 32, 16}]
-    assert fit.uncertainty["new_sizes"]["resolutions"].tolist() == [48, 56, 64]
+    assert found.uncertainty["new_sizes"]["resolutions"].tolist() == [48, 56, 64]
 
 
 def test_only_sizes_never_measured_are_wider(fitted, tmp_path):
@@ -183,6 +186,23 @@ def test_one_resolution_says_nothing_of_another():
     predictor = from_fit("one", fit_joint(lone({64: 1.0})))
     assert told(predictor.uncertainty) == {}
     assert "drift" not in predictor.kinds["MBConv"].model
+
+
+def test_a_fit_tells_how_far_each_resolution_was_off(tmp_path, capsys):
+    predictor, details = fit_detailed("sizes", lone(), folds=2, provenance={"source": "made up"})
+    errors = predictor.provenance["errors"]
+    assert errors["new_sizes"] == told(predictor.uncertainty)
+    rows = size_rows(errors)
+    assert [row[0] for row in rows] == ["48", "56", "64"]
+    page = write_report(tmp_path / "page.html", predictor, details).read_text(encoding="utf-8")
+    predictor.save(tmp_path / "sizes.pkl")
+    assert fit.main(["--show", str(tmp_path / "sizes.pkl")]) == 0
+    shown = capsys.readouterr().out
+    assert "resolutions left out" in shown
+    for row in rows:
+        assert row[1] in shown
+        assert row[1] in page
+    assert size_rows({}) == [], "a file of before"
 
 
 @pytest.mark.parametrize("out", [192, 208])
