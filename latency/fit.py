@@ -35,7 +35,7 @@ def summary(predictor: LatencyPredictor) -> dict[str, Any]:
 def tell(ui: Ui, predictor: LatencyPredictor) -> None:
     """The errors of a predictor, beside the baselines."""
     from latency.accuracy import never_seen
-    from latency.fit_tables import CONTEXT_HEAD, RARE_HEAD, context_rows, rare_rows
+    from latency.fit_tables import CONTEXT_HEAD, RARE_HEAD, SIZES_HEAD, context_rows, rare_rows, size_rows
 
     errors = predictor.provenance["errors"]
     how = f"{errors['folds']} folds" if errors["folds"] else "one at a time"
@@ -78,6 +78,7 @@ def tell(ui: Ui, predictor: LatencyPredictor) -> None:
         ui.say(f"{errors['networks_fit']} networks, left out in turn: MAPE {errors['network_loo_mape']:.2%}")
     for title, head, rows in (
         ("networks with something that no network and no op of a fit had", RARE_HEAD, rare_rows(errors)),
+        ("resolutions left out of the fit in turn", SIZES_HEAD, size_rows(errors)),
         ("ops alone and inside a network, as fitted", CONTEXT_HEAD, context_rows(errors)),
     ):
         if rows:

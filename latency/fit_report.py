@@ -11,7 +11,17 @@ import numpy as np
 
 from latency.accuracy import never_seen
 from latency.files import write_atomically
-from latency.fit_tables import CONTEXT_HEAD, CONTEXT_NOTE, RARE_HEAD, RARE_NOTE, context_rows, rare_rows
+from latency.fit_tables import (
+    CONTEXT_HEAD,
+    CONTEXT_NOTE,
+    RARE_HEAD,
+    RARE_NOTE,
+    SIZES_HEAD,
+    SIZES_NOTE,
+    context_rows,
+    rare_rows,
+    size_rows,
+)
 from latency.fitting import Details
 from latency.flops import macs
 from latency.predictor import LatencyPredictor
@@ -203,7 +213,7 @@ def _network_residuals(details: Details) -> str:
 
 
 def _outside(errors: dict[str, Any]) -> str:
-    """What it is worth outside what was measured: ops, and networks with something rare."""
+    """What it is worth outside what was measured: ops, networks with something rare, resolutions."""
     parts = []
     if errors.get("extrapolation"):
         rows = [[k, f"{v:.2%}"] for k, v in errors["extrapolation"].items()]
@@ -212,6 +222,9 @@ def _outside(errors: dict[str, Any]) -> str:
     rare = rare_rows(errors)
     if rare:
         parts += [f"<p>{RARE_NOTE}</p>", _table(RARE_HEAD, rare)]
+    resolutions = size_rows(errors)
+    if resolutions:
+        parts += [f"<p>{SIZES_NOTE}</p>", _table(SIZES_HEAD, resolutions)]
     return "\n".join(["<h2>Outside what was measured</h2>", *parts] if parts else [])
 
 

@@ -1,4 +1,4 @@
-"""Tables that `latency.fit --show` and its page share: what ops take in networks, networks with something rare."""
+"""Tables that `latency.fit --show` and its page share: ops in networks, networks with something rare, resolutions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ CONTEXT_NOTE = (
     "those of networks. What the fit makes of it, over the ops of the measured networks, each as often as it occurs:"
 )
 CONTEXT_HEAD = ["kind", "different ops", "mean alone", "mean in a network", "ratio"]
+
+
+SIZES_NOTE = (
+    "All sizes of one input resolution left out of a fit at once: how far the sum of the ops there was off, and the "
+    "standard error that the fit had of it by itself. From these comes by how much intervals of networks at sizes "
+    "never measured are wider."
+)
+SIZES_HEAD = ["pixels, left out", "sum off by", "standard error"]
+
+
+def size_rows(errors: dict[str, Any]) -> list[list[str]]:
+    """A row per resolution left out, in the order of SIZES_HEAD; empty where there is one, and for older files."""
+    each = errors.get("new_sizes", {}).get("resolutions", {})
+    return [[size, f"{of['error']:+.2%}", f"{of['std']:.2%}"] for size, of in each.items()]
 
 
 def rare_rows(errors: dict[str, Any]) -> list[list[str]]:

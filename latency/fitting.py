@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from latency import new_sizes
 from latency.console import Report, quiet
 from latency.fit_errors import context_errors, judged, network_errors, op_errors
 from latency.frozen import Frozen
@@ -96,6 +97,7 @@ def fit_detailed(
     of_nets = judged(predictor, joint, fit_nets, test_nets)
     errors = op_errors(op_fit, ops, folds) | network_errors(of_nets, joint, ops, fit_nets)
     errors |= {"context": context_errors(predictor, networks), "network_extrapolation": {}}
+    errors["new_sizes"] = new_sizes.told(joint.uncertainty)
     if hold_out:  # else F is other devices', who know the ops that would be left out
         errors["network_extrapolation"] = network_extrapolation(observations, op_fit, report)
     shown = [o.ops for o in of_nets.networks]

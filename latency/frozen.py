@@ -143,13 +143,30 @@ def widening(model: Frozen, x: Floats) -> Floats:
     return np.where(known, 1.0, model["new_size"])
 
 
+def drifts(model: Frozen, x: Floats) -> Floats:
+    """(n,) standard deviations of log F that ops at standardised columns `x` share, for their sizes were not measured.
+
+    See latency/new_sizes.py; 0 at a size measured, and in files of before.
+    """
+    if not model.get("drift"):
+        return np.zeros(len(x))
+    column = int(np.argmax(model["rough"]))
+    away = (x[:, column, None] - model["sizes"][None]) * model["scale"][column]  # of log size
+    below = np.where(away > 0, away, np.inf).min(axis=1)
+    above = np.where(away < 0, -away, np.inf).min(axis=1)
+    near, far = np.minimum(below, above), np.maximum(below, above)
+    bridge = near / (1.0 + near / far)  # near * far / (near + far), which is `near` beyond the last size
+    known = np.abs(away).min(axis=1) < SAME_SIZE * model["scale"][column]
+    return np.where(known, 0.0, model["drift"] * np.sqrt(bridge))
+
+
 def _evidence(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
     x = standardised(model, features_ND)
     k = kernel(model, x, model["x"])
     mean = mean_log(model["prior"], features_ND) + k @ model["alpha"]
     own = model["amplitude"] + model["linear"] * ((x**2).sum(axis=1) + 1.0) + model["nugget"]
     variance = own - ((k @ model["v"]) ** 2).sum(axis=1)
-    return mean, np.sqrt(np.maximum(variance, 1e-12)) * widening(model, x)
+    return mean, np.hypot(np.sqrt(np.maximum(variance, 1e-12)) * widening(model, x), drifts(model, x))
 
 
 def _gp(model: Frozen, x: Floats) -> tuple[Floats, Floats]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from latency import frozen
+from latency import frozen, new_sizes
 from latency.calibration import left_out, new_value_factor, spread
 from latency.evidence import Level, Noise, Rows, reweighted, solve_robustly
 from latency.features import FEATURES, features
@@ -229,14 +230,26 @@ def fit_joint(
     )
     if not calibrate:
         return fit
+
+    def again(part: Sequence[Observation], modelled: Collection[str] | None = modelled) -> JointFit:
+        return fit_joint(part, make_prior, own, given, also=also, modelled=modelled, calibrate=False)
+
+    if groups:  # a kind that all sizes together have enough ops of is modelled without one of them, too
+        fit_rest = partial(again, modelled={k for g in groups for k in g.kinds})
+        fit = _drifting(fit, new_sizes.leave_out(observations, fit.kinds, fit_rest))
     if groups and rows.network.all() and len(rows.seconds) <= MAX_HYPER_ROWS:
-
-        def again(part: Sequence[Observation]) -> JointFit:
-            return fit_joint(part, make_prior, own, given, also=also, modelled=modelled, calibrate=False)
-
         error, std = left_out(observations, again)
     factor = spread(error / std)
     return replace(fit, uncertainty={**fit.uncertainty, "factor": factor}, loo_error=error, loo_std=std)
+
+
+def _drifting(fit: JointFit, left_out: Sequence[new_sizes.LeftOut]) -> JointFit:
+    """`fit` with what resolutions left out say of sizes never measured; as it is where they say nothing."""
+    if len(left_out) < new_sizes.MIN_RESOLUTIONS:
+        return fit
+    drift = new_sizes.drift_of(left_out)
+    kinds = new_sizes.with_drift(fit.kinds, drift, fit.kinds) if drift else fit.kinds
+    return replace(fit, kinds=kinds, uncertainty={**fit.uncertainty, "new_sizes": new_sizes.about(left_out, drift)})
 
 
 def _new_size(group: Group, lone: Rows, mean: Floats, noise: float) -> float:

@@ -42,13 +42,14 @@ def network_std(
 
     `about` is latency.joint.JointFit.uncertainty; `weights_s` (n,) and `std_s` (n,) are what F of each op alone adds to
     the network and the standard error of that. With w the weights as contributions to log F, constant and log
-    scale, K the prior covariance and V what the data took off it: w^T K w - |V^T K w|^2, plus the networks' noise.
+    scale, K the prior covariance and V what the data took off it: w^T K w - |V^T K w|^2, plus the networks' noise, plus
+    what all ops of sizes never measured drift off together (latency/new_sizes.py).
     Predictors of kernels have another form of it: latency/kernel_std.py.
     """
     if about.get("form") == FORM:
         return network_std_s(about, kinds, ops, weights_s, seconds)
     prior, explained = 0.0, np.zeros(about["level_v"].shape[1])
-    independent = 0.0
+    independent = drift = 0.0
     shared: dict[int, tuple[Frozen, list[Floats], list[Floats]]] = {}
     by_kind: dict[str, list[int]] = {}
     for i, op in enumerate(ops):
@@ -63,6 +64,7 @@ def network_std(
             _, xs, ws = shared.setdefault(id(model["x"]), (model, [], []))
             xs.append(frozen.standardised(model, feature_matrix([ops[i] for i in indices])))
             ws.append(weights_s[indices] * frozen.widening(model, xs[-1]))
+            drift += float(weights_s[indices] @ frozen.drifts(model, xs[-1]))
         else:
             independent += float((std_s[indices] ** 2).sum())
     for model, xs, ws in shared.values():
@@ -74,7 +76,7 @@ def network_std(
     if len(about.get("context_var", ())):
         level = np.append(level, _context_x(about, feature_matrix([op for op in ops if not op.is_free])).sum(axis=0))
         level_var = np.append(level_var, about["context_var"])
-    prior += float(level**2 @ level_var)
+    prior += float(level**2 @ level_var) + drift**2
     explained = explained + (level * level_var) @ about["level_v"]
     of_f = max(prior - float(explained @ explained), 0.0) + independent
     return float(np.sqrt(of_f + (about["noise"] * seconds) ** 2) * about["factor"])
