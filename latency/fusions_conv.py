@@ -12,15 +12,15 @@ from latency.onnx_parts import CONVS, Part, Parts, Rules, size
 def convolutions(parts: Parts, rules: Rules) -> None:
     """Padding before, and batch norm, constant factor and bias, residual and activation after a convolution."""
     for i, part in list(parts.walk()):
-        if part.op_type in CONVS and i in parts.kept:
+        if i not in parts.kept or parts.kept[i].op_type != part.op_type:  # taken along by another
+            continue
+        if part.op_type in CONVS:
             _pad_before(parts, i, rules)
             place = _affine(parts, i, rules)
             place = _activation(parts, place, rules)
             if part.op_type == "Conv" and rules.conv_add and parts.kept[place].act is None:
                 place = _residual(parts, place)
-        elif i in parts.kept and (
-            part.op_type == "BatchNormalization" or (rules.blocked and scales(parts.graph, part))
-        ):
+        elif part.op_type == "BatchNormalization" or (rules.blocked and scales(parts.graph, part)):
             _scale(parts, i, rules)
 
 
