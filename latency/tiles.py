@@ -20,6 +20,7 @@ from latency.kernels import (
     DenseConv,
     Depthwise,
     Gemm,
+    KernelOp,
     MatMul,
     Norm,
     Pointwise,
@@ -55,7 +56,9 @@ class Tiles:
     weights_far: float = 0.0  # in one of at least FAR_KIB, part of them in one of down to MIDDLE_KIB
     rows: float = 0.0  # of a softmax, a norm or a reduction; runs that a transpose copies
     acted: float = 0.0  # outputs taken through an activation other than max(x, 0)
-    filled: float = 0.0  # numbers in blocks, channels filled up, that are read or written for something else's sake
+    filled: float = 0.0  # numbers in blocks, channels filled up, that a reorder or a resize moves
+    interpolated: float = 0.0  # such numbers that are each computed of several
+    spilled: float = 0.0  # bytes that an op moves beyond NEAR_KIB
     starts_middle: float = 0.0  # of a kernel, its code and descriptions coming from the middle, as weights do
     starts_far: float = 0.0
     bytes_middle: float = 0.0  # of maps, and weights, likewise
@@ -79,10 +82,12 @@ def tiles(op: Op) -> tuple[float, ...]:
         found = _products(op.batch * op.groups, wide, op.in_channels // op.groups, n)
         found = replace(found, unrolled=float(op.batch * op.groups * wide * n))
     else:
-        found = Tiles(rows=float(_rows(op)), filled=float(_filled(op)))
+        inner = isinstance(op, Resize) and op.resize != "nearest"
+        found = Tiles(rows=float(_rows(op)), **{"interpolated" if inner else "filled": float(_filled(op))})
     near, middle, far = _from(getattr(op, "network_kib", 0))
     moved = bytes_moved(op)
-    found = replace(found, starts_middle=middle, starts_far=far, bytes_middle=middle * moved, bytes_far=far * moved)
+    found = replace(found, starts_middle=middle, starts_far=far, bytes_middle=middle * moved, bytes_far=far * moved,
+                    spilled=max(0.0, moved - NEAR_KIB * 1024.0) if isinstance(op, KernelOp) else 0.0)  # fmt: skip
     if isinstance(op, DenseConv | Gemm | MatMul | TransposedConv):
         outputs = op.output_shape[1] * op.output_shape[2] * op.output_shape[3] * op.batch
         acted = outputs if getattr(op, "act", "none") not in ("none", "relu") else 0
