@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.any_network_pace import Measured, mean_of, pace, table_networks
 from devices.errors import UserError
 from latency.console import Ui, ms, parser, run
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).parent / "results" / "any_network.json"
 WITHIN_10, WITHIN_20 = 0.9, 1.0
 SETS = ("known", "blind", "fresh", "third", "fourth")
-Measured = dict[str, tuple[float, float]]  # network -> (seconds, half width of the interval)
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,15 @@ def _module(which: str) -> Any:
 
 
 def measure(device: Any, found: Sequence[Case], seconds: float, seed: int, ui: Ui) -> Measured:
-    """(median seconds, half width of its 95 % interval) of every network, by name."""
+    """(median seconds, half width of its 95 % interval) of every network, by name, and of 50 of a table's."""
     import torch
 
     from latency.measure import Policy, Progress, Workload, prepare, run_rounds
 
     torch.manual_seed(0)
     todo = [Workload(c.name, "network", c.make, c.shape) for c in found]
+    with ui.progress("drawing"):
+        todo += table_networks(str(device.describe().get("runtime", "")))
     with ui.progress("preparing") as report:
         sessions, failed = prepare(device, todo, report)
     if failed:
@@ -159,9 +161,9 @@ def fitted(table: Path, ui: Ui) -> LatencyPredictor:
 
 
 def judge_set(
-    ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path
+    ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path, now: float
 ) -> tuple[dict[str, Any], bool]:
-    """What the result says of one set, and whether it meets the bar."""
+    """What the result says of one set, and whether it meets the bar; the host takes `now` times the table's seconds."""
     from latency.predict import predict_kernels, rules_of
 
     found = [c for c in cases(which) if c.name in measured]
@@ -192,9 +194,13 @@ def judge_set(
     )  # fmt: skip
     met = scores["this"]["within_10"] >= WITHIN_10 and scores["this"]["within_20"] >= WITHIN_20 and not uncovered
     coverage = sum(inside) / len(inside)
-    ui.say(f"{which}: nominal 90 % intervals hold {coverage:.0%}; {'met' if met else 'NOT met'}")
+    at_pace = judge(methods["this"], {n: (s / now, half / now) for n, (s, half) in mine.items()})
+    ui.say(
+        f"{which}: nominal 90 % intervals hold {coverage:.0%}; {'met' if met else 'NOT met'}; at the table's pace MAPE "
+        f"{at_pace['mape']:.1%}, within 10 % {at_pace['within_10']:.0%}, within 20 % {at_pace['within_20']:.0%}"
+    )
     result: dict[str, Any] = {
-        "met": met, "scores": scores, "coverage_90": coverage, "uncovered": uncovered,
+        "met": met, "scores": scores, "at_pace": at_pace, "coverage_90": coverage, "uncovered": uncovered,
         "measured_s": {k: list(v) for k, v in mine.items()}, "predicted_s": methods["this"],
         "std_s": {n: f.std_s for n, f in told.items()},
     }  # fmt: skip
@@ -216,13 +222,12 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     if unknown := set(args.sets.split(",")) - set(SETS):
         raise UserError(f"--sets {args.sets}: no set {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     if args.measured:
-        content = read_json(Path(args.measured), "results of this benchmark")
-        parts = [content[which] for which in sets if which in content] or [content]
-        measured = {k: (v[0], v[1]) for part in parts for k, v in part["measured_s"].items()}
+        runs = [read_json(Path(path), "times of this benchmark") for path in args.measured]
+        measured = mean_of([run["measured_s"] for run in runs])
         sets = [which for which in sets if any(c.name in measured for c in cases(which))]
         if not sets:
-            raise UserError(f"{args.measured}: no network of {args.sets} in it; give the --sets it was measured on")
-        host = content["host"]
+            raise UserError(f"{args.measured[0]}: no network of {args.sets} in it; give the --sets it was measured on")
+        host = runs[-1]["host"]
     else:
         measured = measure(device, [c for which in sets for c in cases(which)], args.seconds, args.seed, ui)
         host = watch.facts()
@@ -230,12 +235,18 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         write_json(Path(args.out), {"measured_s": {k: list(v) for k, v in measured.items()}, "host": host})
         return {"networks": len(measured)}
     predictor = load_predictor(args.predictor) if args.predictor else fitted(Path(args.table), ui)
-    told = {which: judge_set(ui, which, predictor, measured, Path(args.table)) for which in sets}
+    now = pace(measured, Path(args.table))
+    told = {
+        which: judge_set(ui, which, predictor, measured, Path(args.table), now.get("median", 1.0)) for which in sets
+    }
+    if now:
+        ui.say(f"{now['networks']:.0f} of the table's own networks take {now['median']:.3f} of its seconds")
     errors = predictor.provenance["errors"]
     result = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": device.describe(),
         "host": host,
+        "pace": now,
         "table": {
             "table_sha256": predictor.provenance.get("table_sha256"),
             "drawn_networks": {**errors["network"], "n": errors["networks_test"]},
@@ -256,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--predictor", help="the predictor of that table, where it is fitted already")
     made.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)}: which, by commas")
     made.add_argument("--seconds", type=float, default=120.0, help="of timing")
-    made.add_argument("--measured", help="take the times from these results instead of timing")
+    made.add_argument("--measured", nargs="+", help="the mean of these files of --only-measure instead of timing")
     made.add_argument("--only-measure", action="store_true", help="time and write, fit nothing")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", default=str(RESULT), help="the JSON of results")
