@@ -203,6 +203,7 @@ def judge_set(
         "met": met, "scores": scores, "at_pace": at_pace, "coverage_90": coverage, "uncovered": uncovered,
         "measured_s": {k: list(v) for k, v in mine.items()}, "predicted_s": methods["this"],
         "std_s": {n: f.std_s for n, f in told.items()},
+        "disagreement": {n: f.disagreement for n, f in told.items()},
     }  # fmt: skip
     if which != "known":
         related = {c.name for c in found if c.family in _module(which).RELATED}
