@@ -33,7 +33,8 @@ def predict(model: Frozen, features_ND: Floats) -> tuple[Floats, Floats]:
         return model["log_s"][nearest], np.zeros(len(features_ND))
     if model["kind"] == "blend":  # the mean of several models' logarithms
         each = [predict(m, features_ND)[0] for m in model["models"]]
-        return np.asarray(np.mean(each, axis=0), dtype=np.float64), np.full(len(features_ND), model["std"])
+        mean = np.average(each, axis=0, weights=model.get("weights"))  # of files of before schema 6: all alike
+        return np.asarray(mean, dtype=np.float64), np.full(len(features_ND), model["std"])
     if model["kind"] == "work":  # a prior mean by itself
         return mean_log(model, features_ND), np.zeros(len(features_ND))
     if model["kind"] == "context":  # inside a mixture: F of ops in a network, of a model of ops alone

@@ -1,9 +1,9 @@
 """A predictor of kernels: thousands of them, each timed inside a network. `latency.fit` of a table of that space.
 
-Per kind of kernel, log F is the mean of three: log of its work times fitted rates; that and what the shape says
-besides, by a Gaussian process; the same by boosted trees. Then constant and scale over the whole networks. The other
-fit (latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which is not
-needed where kernels are timed in place: their sum is the network's time by construction.
+Per kind of kernel, log F is a mean of three: log of its work times fitted rates; that and what the shape says besides,
+by a Gaussian process; the same by boosted trees, which count twice. Then constant and scale over the whole networks. The
+other fit (latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which
+is not needed where kernels are timed in place: their sum is the network's time by construction.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ MAX_GP = 400  # kernels of a kind that the Gaussian process is conditioned on
 MAX_HYPER = 200  # of these, for its hyper-parameters
 CONTEXT = 0.03  # relative: how far one kernel differs from place to place, beyond its interval
 FOLDS = 5
-MODELS = ("gaussian_process", "boosted_trees", "work")  # whose mean is F
+#: Whose mean is F, and by what weights: trees are off by least, the others by other kernels than they are.
+MODELS = {"gaussian_process": 1.0, "boosted_trees": 2.0, "work": 1.0}
 ROBUST = 12  # times that rates of work are fitted, kernels weighted by how far they are off
 AGREED = 0.05  # relative error from which on they count less; also the least ratio of sum to time
 PULL = 0.3
@@ -133,9 +134,9 @@ def _small(trees: Frozen) -> Frozen:
     return {**trees, **nodes, **{name: trees[name].astype(np.float32) for name in ("threshold", "value")}}
 
 
-def blend(models: Sequence[Frozen], std: float) -> Frozen:
-    """The mean of several models' logarithms."""
-    return {"kind": "blend", "models": list(models), "std": std}
+def blend(models: Sequence[Frozen], std: float, weights: Sequence[float] | None = None) -> Frozen:
+    """The mean of several models' logarithms, weighted or all alike."""
+    return {"kind": "blend", "models": list(models), "weights": np.array(weights or [1.0] * len(models)), "std": std}
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
     if len(x) - max(map(len, parts)) < len(x) / 3:  # a kind of few networks: by kernels then
         parts = np.array_split(rng.permutation(len(x)), min(FOLDS, len(x)))
-    names = MODELS if len(x) >= MIN_TREES else tuple(n for n in MODELS if n != "boosted_trees")
+    names = tuple(n for n in MODELS if n != "boosted_trees" or len(x) >= MIN_TREES)
+    weights = [MODELS[n] for n in names]
 
     def models(which: Any) -> list[Frozen]:
         mean = replace(known, prior=_prior(x[which], log_s[which]))
@@ -183,11 +185,11 @@ def fit_kind(x: Floats, seconds: Floats, log_var: Floats, fold: Any) -> KindFit:
     for part in parts:
         without = models(np.setdiff1d(np.arange(len(x)), part))
         left_out[:, part] = [frozen.predict(m, x[part])[0] for m in without]
-    mean = left_out.mean(axis=0)
+    mean = np.average(left_out, axis=0, weights=weights)
     tried = {**dict(zip(names, left_out, strict=True)), "blend": mean}
     errors = {name: float(np.abs(np.exp(log) / seconds - 1).mean()) for name, log in tried.items()}
     std = spread(np.clip(mean - log_s, -1.0, 1.0))
-    return KindFit(blend(models(np.arange(len(x))), std), errors, np.exp(mean), far(left_out.std(axis=0)))
+    return KindFit(blend(models(np.arange(len(x))), std, weights), errors, np.exp(mean), far(left_out.std(axis=0)))
 
 
 def fit_kernels(

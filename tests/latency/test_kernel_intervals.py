@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from latency import frozen, pickles
 from latency import kernels as k
-from latency import pickles
 from latency.disagree import Gap, recalibrated
 from latency.features import FEATURES, feature_matrix
 from latency.joint import Observation
@@ -131,6 +131,10 @@ def test_models_part_where_nothing_was_measured():
     here, by, apart = disagreement(mean, feature_matrix([ops[4], near, away]))
     assert here < apart
     assert by < apart
+    thrice = frozen.predict(blend([model, other], 0.1, [3.0, 1.0]), x)[0]
+    assert thrice == pytest.approx(0.75 * frozen.predict(model, x)[0] + 0.25 * frozen.predict(other, x)[0])
+    unweighted = {k: v for k, v in mean.items() if k != "weights"}  # a file of before schema 6
+    assert frozen.predict(unweighted, x)[0] == pytest.approx(frozen.predict(mean, x)[0])
     same = blend([model, model], 0.1)
     assert disagreement(same, x) == pytest.approx(0.0, abs=1e-12)
     assert np.isnan(disagreement(model, x[:1])).all()
