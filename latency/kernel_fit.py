@@ -1,7 +1,7 @@
 """A predictor of kernels: thousands of them, each timed inside a network. `latency.fit` of a table of that space.
 
 Per kind of kernel, log F is a mean of three: log of its work times fitted rates; that and what the shape says besides,
-by a Gaussian process; the same by boosted trees, which count twice. Then constant and scale over the whole networks. The
+by a Gaussian process; the same by boosted trees, which count twice. Then constant and scale over the networks. The
 other fit (latency/fitting.py) infers ops and networks together, which thousands of kernels are too many for, and which
 is not needed where kernels are timed in place: their sum is the network's time by construction.
 """
