@@ -43,13 +43,9 @@ class FBNet:
         self.macs = totals[:, 1:3].sum(axis=1, keepdims=True)
         self.described = np.hstack([self.one_hot, self.macs, totals[:, [3, 4]]])
 
-    def observations(self, device: str, which: Any, ordered: bool = True) -> list[Observation]:
-        """The networks `which` as measured on `device`; the file states no intervals.
-
-        `ordered`: with their rows in the file, as latency.network_file reads them. Those of test networks are not told.
-        """
-        y = self.seconds[device]
-        return [Observation(self.chains[i], float(y[i]), 0.0, at=float(i) if ordered else None) for i in which]
+    def observations(self, device: str, which: Any) -> list[Observation]:
+        """The networks `which` as measured on `device`; the file states no intervals."""
+        return [Observation(self.chains[i], float(self.seconds[device][i]), 0.0) for i in which]
 
     def predict(self, predictor: LatencyPredictor) -> Floats:
         """(5000,) seconds of every network; what network_s says, in one product."""
@@ -90,13 +86,11 @@ def part_d(fbnet: FBNet, size: int) -> dict[str, Any]:
     te, devices = fbnet.test, {}
     for device in fbnet.devices:
         y = fbnet.seconds[device]
-        errors: dict[str, list[float]] = {name: [] for name in ("this", "this_order_unknown", *baselines)}
+        errors: dict[str, list[float]] = {name: [] for name in ("this", *baselines)}
         ranks, covered = [], []
         for tr in picks:
             predictor = fit_networks(fbnet, device, tr)
             errors["this"].append(mape(fbnet.predict(predictor)[te], y[te]))
-            plain = from_fit(device, fit_joint(fbnet.observations(device, tr, ordered=False), calibrate=False))
-            errors["this_order_unknown"].append(mape(fbnet.predict(plain)[te], y[te]))
             for name, (fit, x) in baselines.items():
                 errors[name].append(mape(fit(x[tr], y[tr], x[te]), y[te]))
             ranks.append(spearman(fbnet.predict(predictor)[te], y[te]))
@@ -107,7 +101,6 @@ def part_d(fbnet: FBNet, size: int) -> dict[str, Any]:
             "mape": means,
             "best_baseline": min(baselines, key=lambda name: means[name]),
             "ratio": (np.array(errors["this"]) / each.min(axis=0)).tolist(),
-            "ratio_order_unknown": (np.array(errors["this_order_unknown"]) / each.min(axis=0)).tolist(),
             "ratio_to_ridge": (np.array(errors["this"]) / np.array(errors["ridge_one_hot"])).tolist(),
             "spearman": float(np.mean(ranks)),
             "coverage_90": covered,
@@ -119,25 +112,17 @@ def part_d(fbnet: FBNet, size: int) -> dict[str, Any]:
 def _over_devices(devices: dict[str, Any], size: int) -> dict[str, Any]:
     """The median device's ratio in each draw, and what the bars ask."""
     by_draw = np.median([v["ratio"] for v in devices.values()], axis=0)
-    unknown = np.median([v["ratio_order_unknown"] for v in devices.values()], axis=0)
     worst = max(max(v["ratio_to_ridge"]) for v in devices.values())
     held = {d: float(np.mean(v["coverage_90"])) for d, v in devices.items()}
     return {
         "median_ratio_to_best_baseline": float(by_draw.mean()),
         "median_ratio_std_error": float(by_draw.std(ddof=1) / np.sqrt(len(by_draw))) if len(by_draw) > 1 else None,
         "median_ratio_by_draw": by_draw.tolist(),
-        "median_ratio_order_unknown": float(unknown.mean()),
-        "ratio_of_mean_errors": float(np.median([_of_means(v["mape"], "this") for v in devices.values()])),
         "worst_ratio_to_ridge_one_hot": worst,
         "coverage_90": held,
         "devices_with_85_to_95": sum(0.85 <= c <= 0.95 for c in held.values()),
         "met": bool(worst <= 1.0 if size == TRAIN else by_draw.mean() <= 0.75),
     }
-
-
-def _of_means(mapes: dict[str, float], name: str) -> float:
-    """Error over the best baseline's, both averaged over the draws."""
-    return mapes[name] / min(v for k, v in mapes.items() if not k.startswith("this"))
 
 
 def part_t(fbnet: FBNet) -> dict[str, Any]:

@@ -42,13 +42,11 @@ class Rows:
     rel_var: Floats  # (N,) squared relative standard error, from the confidence interval
     network: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (N,) False: one op, timed alone
     context: Floats | None = None  # (N, B) x of whole networks, in units of the mean network's; 0 for lone ops
-    at: Floats | None = None  # (N,) when each was measured, in any unit; for latency.pace
 
     def take(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Rows:
         """The observations `rows`."""
         context = None if self.context is None else self.context[rows]
-        at = None if self.at is None else self.at[rows]
-        return Rows(self.counts[rows], self.seconds[rows], self.rel_var[rows], self.network[rows], context, at)
+        return Rows(self.counts[rows], self.seconds[rows], self.rel_var[rows], self.network[rows], context)
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,6 @@ class Noise:
 
     network: float = 0.02
     alone: float = 0.0
-    pace: float = 0.0  # of the device, by which it drifts, and for how long in the unit of Rows.at: latency/pace.py
-    pace_length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,6 @@ class Linearised:
     target: Floats
     jacobian: Floats
     variance: Floats
-    shares: Floats | None = None  # (N,) derivative by the pace at that moment, where it is no latent of the rows
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from latency import frozen, new_sizes, pace
+from latency import frozen, new_sizes
 from latency.calibration import left_out, new_value_factor, spread
-from latency.evidence import Level, Noise, Rows, leave_one_out, reweighted, solve_robustly
+from latency.evidence import Level, Noise, Rows, reweighted, solve_robustly
 from latency.features import FEATURES, features
 from latency.freezing import context_mean, context_rates, freeze_all
 from latency.frozen import Frozen
@@ -48,7 +48,6 @@ class Observation:
     seconds: float
     stderr_s: float
     drift: float = 0.0
-    at: float | None = None  # when, in any unit, where it is known: what it did just then a device did to others too
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,8 @@ def latents_of(observations: Sequence[Observation], also: Sequence[Op] = ()) -> 
     seconds = np.array([o.seconds for o in observations])
     rel_var = np.array([(o.stderr_s / o.seconds) ** 2 for o in observations])
     network = np.array([len(o.ops) > 1 for o in observations])
-    told = [o.at for o in observations if o.at is not None]
-    at = np.array(told, dtype=np.float64) if told and len(told) == len(observations) else None
     matrix = np.stack(rows_of) if rows_of else np.empty((0, len(FEATURES)))
-    return Latents(tuple(ops), index, matrix, known), Rows(counts, seconds, rel_var, network, at=at)
+    return Latents(tuple(ops), index, matrix, known), Rows(counts, seconds, rel_var, network)
 
 
 def work_priors(latents: Latents, rows: Rows) -> tuple[dict[str, Frozen], float]:
@@ -221,18 +218,11 @@ def fit_joint(
                 groups[i] = replace(groups[i], new_size=_new_size(groups[i], part, mean, noise.alone))
     elif groups:
         groups, noise = fit_hyper(groups, rows, mean, fixed, level, noise)
-    known, of_known = pace.with_pace(rows, mean, level, noise)
-    posterior, error, std = solve_robustly(known, mean, prior_cov(groups, fixed), of_known, noise)
+    posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, noise)
     if groups and rows.network.all() and np.isfinite(posterior.nu):
-        network = posterior.noise.network
-        quiet = replace(posterior.noise, network=network / 10)  # on top of what `reweighted` leaves each network
-        groups, noise = fit_hyper(groups, reweighted(rows, error, posterior), mean, fixed, level, quiet)
-        noise = replace(noise, network=network)
-        known, of_known = pace.with_pace(rows, mean, level, noise)
-        posterior, error, std = solve_robustly(known, mean, prior_cov(groups, fixed), of_known, noise)
-    if of_known is not level:  # networks to come are measured at a moment unknown
-        posterior = pace.without_pace(posterior, rows)
-        error, std = leave_one_out(rows, mean, posterior, np.ones(len(rows.seconds)))
+        quiet = Noise(posterior.noise.network / 10)  # on top of what `reweighted` leaves each network
+        groups, _ = fit_hyper(groups, reweighted(rows, error, posterior), mean, fixed, level, quiet)
+        posterior, error, std = solve_robustly(rows, mean, prior_cov(groups, fixed), level, posterior.noise)
     error, std = error / (1 - np.minimum(error, 0.9)), std / (1 - np.minimum(error, 0.9))  # of the predicted seconds
     models, uncertainty = freeze_all(latents, rows, groups, priors, given, fixed, posterior)
     fit = JointFit(

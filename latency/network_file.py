@@ -44,8 +44,7 @@ def read_networks(
 ) -> list[Observation]:
     """Every network of the file as an observation; `rel_std` is the relative standard error of a measurement, if known.
 
-    Networks that the file holds more than once are separate observations; the order of the file is taken to be that of
-    measuring (Observation.at). Raises NetworkFileError naming the file,
+    Networks that the file holds more than once are separate observations. Raises NetworkFileError naming the file,
     the line and the field.
     """
     unit = unit_of(column)
@@ -62,13 +61,13 @@ def read_networks(
             have = ", ".join(columns) or "none"
             raise NetworkFileError(f"{path}: no column '{wanted}': {did_you_mean(wanted, columns)}the file has {have}")
     found = []
-    for number, row in enumerate(reader, 2):  # in the order of the file they are taken to have been measured
+    for number, row in enumerate(reader, 2):
         try:
             seconds = _seconds(row[column], column, unit)
             ops = space.architecture(parse_arch(row[arch_column] or "", space)).ops
         except (NetworkFileError, SpaceError) as error:
             raise NetworkFileError(f"{path} line {number}: {error}") from None
-        found.append(Observation(ops, seconds, rel_std * seconds, at=float(number)))
+        found.append(Observation(ops, seconds, rel_std * seconds))
     if not found:
         raise NetworkFileError(f"{path}: no networks in it")
     return found

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from latency import pace
 from latency.evidence import Level, Noise, Rows, extend, linearise, solve
 from latency.features import FEATURES, SHAPE
 from latency.frozen import TERMS, Frozen, work_terms
@@ -176,26 +175,15 @@ def fit_hyper(
 
     priors = [prior_medians(g) for g in groups]
     has_networks = bool(rows.network.any())
-    paced = pace.told(rows)
-    bounds = [*(b for g in groups for b in _bounds(g)), (np.log(1e-4), np.log(0.3))]
-    if paced:
-        priors.append(pace.prior(rows))
-        bounds[-1:-1] = pace.bounds(rows)
     middle = np.concatenate([*(p[0] for p in priors), [np.log(NOISE[0])]])
     spread = np.concatenate([*(p[1] for p in priors), [NOISE[1]]])
+    bounds = [*(b for g in groups for b in _bounds(g)), (np.log(1e-4), np.log(0.3))]
     theta = middle.copy()
     theta[-1] = np.log(noise.network)
-    if paced and noise.pace:
-        theta[-3:-1] = np.log([noise.pace, noise.pace_length])
     for _ in range(ROUNDS if has_networks else 1):
         groups, noise = _with(groups, theta, noise, has_networks)
-        known, of_known = pace.with_pace(rows, prior_mean, level, noise)
-        at = solve(known, prior_mean, prior_cov(groups, fixed_var), of_known, noise)
-        lin = linearise(known, prior_mean, at.u, of_known, noise)
-        if paced:  # as noise that networks share, rather than as latents
-            n = len(prior_mean) + 2
-            shares = pace.expected_s(rows, prior_mean, level) / rows.seconds
-            lin = replace(lin, jacobian=lin.jacobian[:, :n], shares=shares)
+        at = solve(rows, prior_mean, prior_cov(groups, fixed_var), level, noise)
+        lin = linearise(rows, prior_mean, at.u, level, noise)
 
         def cost(t: Floats, of: list[Group] = groups, lin: Any = lin, noise: Noise = noise) -> tuple[float, Floats]:
             value, gradient = _evidence_gradient(t, of, fixed_var, level, rows, lin, noise)
@@ -220,9 +208,7 @@ def _with(groups: list[Group], theta: Floats, noise: Noise, networks: bool) -> t
         n = len(g.theta)
         made.append(replace(g, theta=theta[at : at + n].copy()))
         at += n
-    if not networks:
-        return made, noise
-    return made, Noise(float(np.exp(theta[-1])), noise.alone, *map(float, np.exp(theta[at:-1])))
+    return made, Noise(float(np.exp(theta[-1])), noise.alone) if networks else noise
 
 
 def _evidence_gradient(
@@ -247,12 +233,6 @@ def _evidence_gradient(
     j = lin.jacobian
     s = j @ extend(cov, level) @ j.T
     s[np.diag_indices_from(s)] += variance
-    of_pace: list[Floats] = []
-    if lin.shares is not None and rows.at is not None:
-        shared = np.outer(lin.shares, lin.shares)
-        of_times, slopes = pace.covariance(rows.at, theta[at:-1])
-        s += shared * of_times
-        of_pace = [shared * slope for slope in slopes]
     try:
         low = np.linalg.cholesky(s)
     except np.linalg.LinAlgError:
@@ -267,7 +247,6 @@ def _evidence_gradient(
         0.5 * np.einsum("ij,ijk->k", inner[np.ix_(g.indices, g.indices)], dk)
         for g, dk in zip(groups, derivatives, strict=True)
     ]
-    gradient.append(np.array([0.5 * float((weight * slope).sum()) for slope in of_pace]))
     return value, np.concatenate([*gradient, [float(np.diag(weight) @ tau2)]])
 
 
