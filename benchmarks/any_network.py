@@ -161,9 +161,9 @@ def fitted(table: Path, ui: Ui) -> LatencyPredictor:
 
 
 def judge_set(
-    ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path, now: float
+    ui: Ui, which: str, predictor: LatencyPredictor, measured: Measured, table: Path, now: float | None
 ) -> tuple[dict[str, Any], bool]:
-    """What the result says of one set, and whether it meets the bar; the host takes `now` times the table's seconds."""
+    """What the result says of one set, and whether it meets the bar; `now`: the host's pace over the table's."""
     from latency.predict import predict_kernels, rules_of
 
     found = [c for c in cases(which) if c.name in measured]
@@ -194,11 +194,11 @@ def judge_set(
     )  # fmt: skip
     met = scores["this"]["within_10"] >= WITHIN_10 and scores["this"]["within_20"] >= WITHIN_20 and not uncovered
     coverage = sum(inside) / len(inside)
-    at_pace = judge(methods["this"], {n: (s / now, half / now) for n, (s, half) in mine.items()})
-    ui.say(
-        f"{which}: nominal 90 % intervals hold {coverage:.0%}; {'met' if met else 'NOT met'}; at the table's pace MAPE "
-        f"{at_pace['mape']:.1%}, within 10 % {at_pace['within_10']:.0%}, within 20 % {at_pace['within_20']:.0%}"
-    )
+    at_pace = judge(methods["this"], {n: (s / now, half / now) for n, (s, half) in mine.items()}) if now else None
+    ui.say(f"{which}: nominal 90 % intervals hold {coverage:.0%}; {'met' if met else 'NOT met'}")
+    if at_pace:
+        shares = f"within 10 % {at_pace['within_10']:.0%}, within 20 % {at_pace['within_20']:.0%}"
+        ui.say(f"{which}: at the table's pace MAPE {at_pace['mape']:.1%}, {shares}")
     result: dict[str, Any] = {
         "met": met, "scores": scores, "at_pace": at_pace, "coverage_90": coverage, "uncovered": uncovered,
         "measured_s": {k: list(v) for k, v in mine.items()}, "predicted_s": methods["this"],
@@ -210,6 +210,14 @@ def judge_set(
         for name, names in (("related", related), ("unrelated", mine.keys() - related)) if related else ():
             result[name] = judge(methods["this"], {n: mine[n] for n in mine if n in names})
     return result, met
+
+
+def _times(content: Mapping[str, Any], path: str) -> Measured:
+    """What a file of `--only-measure`, or of results, measured. Raises UserError."""
+    parts = [content[which] for which in SETS if which in content] or [content]
+    if any("measured_s" not in part for part in parts):
+        raise UserError(f"{path}: no 'measured_s' in it; --only-measure writes such a file")
+    return {k: (v[0], v[1]) for part in parts for k, v in part["measured_s"].items()}
 
 
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--sets {args.sets}: no set {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     if args.measured:
         runs = [read_json(Path(path), "times of this benchmark") for path in args.measured]
-        measured = mean_of([run["measured_s"] for run in runs])
+        measured = mean_of([_times(run, path) for run, path in zip(runs, args.measured, strict=True)])
         sets = [which for which in sets if any(c.name in measured for c in cases(which))]
         if not sets:
             raise UserError(f"{args.measured[0]}: no network of {args.sets} in it; give the --sets it was measured on")
@@ -237,9 +245,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         return {"networks": len(measured)}
     predictor = load_predictor(args.predictor) if args.predictor else fitted(Path(args.table), ui)
     now = pace(measured, Path(args.table))
-    told = {
-        which: judge_set(ui, which, predictor, measured, Path(args.table), now.get("median", 1.0)) for which in sets
-    }
+    told = {which: judge_set(ui, which, predictor, measured, Path(args.table), now.get("median")) for which in sets}
     if now:
         ui.say(f"{now['networks']:.0f} of the table's own networks take {now['median']:.3f} of its seconds")
     errors = predictor.provenance["errors"]

@@ -1,8 +1,8 @@
 """How fast the host is now against when a table was made: 50 of the table's own networks, timed again.
 
 A shared host changes its pace by some per cent within minutes. The first lot of drawn networks of
-`latency.profile --space kernels` is the same for the same seed, so it can be made again and timed in the same rounds
-as the networks of the benchmark, and its times in the table compared.
+`latency.profile --space kernels` is the same for the same seed (0 unless told): it can be made again and timed in the
+same rounds as the networks of the benchmark, and its times in the table compared.
 """
 
 from __future__ import annotations

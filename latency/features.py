@@ -23,7 +23,7 @@ NAMED = (
     *NORMS[1:],
     *REDUCTIONS[1:],
     *RESIZES[1:],
-    "linear_blocked",
+    "linear_plain",
 )
 OWN = 12  # features of kernels that are numbers
 
@@ -145,8 +145,8 @@ def _of_kernel(op: Op) -> list[float]:
 
 def _names(op: Op) -> list[str]:
     found = [str(getattr(op, f)) for f in ("act", "fn", "copy", "norm", "reduction", "resize") if hasattr(op, f)]
-    if isinstance(op, Resize) and op.blocked:  # by another kernel
-        found = [f"{name}_blocked" for name in found]
+    if isinstance(op, Resize) and not op.blocked:  # by another kernel
+        found += [f"{op.resize}_plain"]
     return [*found, f"{getattr(op, 'broadcast', '')}_operand"]
 
 

@@ -25,11 +25,9 @@ def kind_of(k: dict[str, Any], names: list[str]) -> KindModel:
         np.array([k[end][place[n]] if n in place else none for n in FEATURES])
         for end, none in (("low", -inf), ("high", inf))
     )
-    at = FEATURES.index("log_network")
-    if (
-        names != list(FEATURES) and low[at] == high[at] == 0.0
-    ):  # of kernels that did not say what their network reads, or of no kernels
-        low[at], high[at] = -inf, inf
+    for at in (FEATURES.index("log_network"), FEATURES.index("log_waste_out")):
+        if names != list(FEATURES) and low[at] == high[at] == 0.0:  # no kernels, or kernels that did not say it
+            low[at], high[at] = -inf, inf
     return KindModel(
         _moved(k["model"], names), {op: (v[0], v[1]) for op, v in k["known"].items()}, k["discrete"], low, high
     )

@@ -126,7 +126,8 @@ def _linear(parts: Parts, rules: Rules) -> None:
             continue
         found, made = [(i, part)], "MatMul"
         after = parts.only_taker(part.output)
-        if after is not None and after[1].op_type == "BatchNormalization" and rules.gemm_act:
+        flat = len(parts.graph.shape(part.output)) == 2
+        if flat and after is not None and after[1].op_type == "BatchNormalization" and rules.constant_second:
             product = replace(joined([*found, after], "Gemm", part.inputs), more={"matmul": made})
             parts.merge([i, after[0]], product, after[0])
             _activated(parts, after[0])

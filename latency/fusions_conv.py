@@ -60,13 +60,17 @@ def scales(graph: Graph, part: Part) -> bool:
         return False
     shape = graph.shape(part.output)
     constants = [graph.shape(c) for c in part.node.inputs if c in graph.constants]
-    return len(shape) == 4 and all(size(c) == shape[1] > 1 and _on_channels(c, shape[1]) for c in constants)
+    if len(shape) != 4 or graph.shape(part.inputs[0]) != shape:
+        return False
+    return all(size(c) == shape[1] > 1 and _on_channels(c, shape) for c in constants)
 
 
 def _scale(parts: Parts, i: int, rules: Rules) -> None:
     """An activation, or a residual with the activation after it, that a scale takes along where it runs in blocks."""
     part = parts.kept[i]
-    place = _activation(parts, i, rules)
+    found = parts.only_taker(part.output)
+    takes = found is not None and found[1].op_type in _IN_BLOCKS
+    place = _activation(parts, i, rules) if takes or not rules.blocked else i
     after = parts.kept[place]
     if after.act is not None:
         act, members = after.act, after.members[len(part.members) :]
@@ -77,29 +81,35 @@ def _scale(parts: Parts, i: int, rules: Rules) -> None:
 
 
 def _affine(parts: Parts, i: int, rules: Rules) -> int:
-    channels = parts.graph.shape(parts.kept[i].output)[1]
     while True:
         after = parts.only_taker(parts.kept[i].output)
         if after is None or len(after[1].inputs) != 1:
             return i
-        if (
-            rules.constant_second
-            and after[1].op_type != "BatchNormalization"
-            and after[1].node.inputs[0] != after[1].inputs[0]
-        ):
-            return i
-        per_channel = all(
-            size(parts.graph.shape(c)) in (1, channels) and _on_channels(parts.graph.shape(c), channels)
-            for c in parts.constants(after[1])
-        )
-        if after[1].op_type == "BatchNormalization" or (after[1].op_type in ("Mul", "Add") and per_channel):
+        if after[1].op_type == "BatchNormalization" or _joins(parts, parts.kept[i], after[1], rules):
             i = _extended(parts, i, after)
         else:
             return i
 
 
-def _on_channels(shape: tuple[int, ...], channels: int) -> bool:
-    return size(shape) == 1 or (len(shape) >= 3 and shape[-3] == channels)
+def _joins(parts: Parts, conv: Part, part: Part, rules: Rules) -> bool:
+    """Whether the convolution takes up the constant that `part` multiplies by or adds."""
+    graph, shape = parts.graph, parts.graph.shape(conv.output)
+    if part.op_type not in ("Mul", "Add"):
+        return False
+    constants = [graph.shape(c) for c in parts.constants(part)]
+    if not all(size(c) in (1, shape[1]) and _on_channels(c, shape) for c in constants):
+        return False
+    if not rules.constant_second:
+        return True
+    number = part.op_type == "Mul" and constants == [()]
+    second = part.node.inputs[0] == part.inputs[0] and conv.op_type == "Conv"
+    return second and (number or all(size(c) == shape[1] > 1 for c in constants))
+
+
+def _on_channels(constant: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a constant of one number, or of one a channel, spreads over maps of `shape` so."""
+    axis = len(shape) - 1  # of channels, counted from the end
+    return size(constant) == 1 or (len(constant) >= axis and constant[-axis] == shape[1])
 
 
 def _activation(parts: Parts, i: int, rules: Rules) -> int:
@@ -109,8 +119,8 @@ def _activation(parts: Parts, i: int, rules: Rules) -> int:
     return _extended(parts, i, after, act=after[1].node)
 
 
-#: Activations that onnxruntime's blocked layout takes up after a residual.
-_AFTER_ADD = ("Relu", "Sigmoid", "Tanh", "HardSwish")
+#: Activations that onnxruntime's blocked layout takes up after a residual or a scale.
+_IN_BLOCKS = ("Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish")
 
 
 def _residual(parts: Parts, i: int) -> int:
@@ -127,7 +137,7 @@ def _residual(parts: Parts, i: int) -> int:
     apart = [part, after[1]]
     place = _extended(parts, i, after, adds=True, inputs=(*part.inputs, other))
     last = parts.only_taker(parts.kept[place].output)
-    if last is not None and last[1].op_type in _AFTER_ADD:
+    if last is not None and last[1].op_type in _IN_BLOCKS:
         place = _extended(parts, place, last, act=last[1].node)
         apart.append(last[1])
     parts.kept[place] = replace(parts.kept[place], apart=tuple(apart))

@@ -111,11 +111,11 @@ def _split_of_gathers(parts: Parts) -> bool:
         if part.op_type == "Gather" and len(part.inputs) == 1 and part.node.inputs[0] == part.inputs[0]:
             at, shape = graph.values.get(part.node.inputs[1]), graph.shape(part.inputs[0])
             axis = int(part.node.attrs.get("axis", 0)) % len(shape)
-            if at is not None and at.ndim == 0:
-                by_input.setdefault((part.inputs[0], axis), {})[int(at) % shape[axis]] = i
+            if at is not None and at.size == 1 and at.ndim <= 1:
+                by_input.setdefault((part.inputs[0], axis), {})[int(at.reshape(-1)[0]) % shape[axis]] = i
     for (tensor, axis), places in by_input.items():
         shape = graph.shape(tensor)
-        if 1 < len(places) == shape[axis] == len(parts.takers[tensor]):
+        if 1 < len(places) == shape[axis]:
             _share_out(parts, tensor, axis, [places[k] for k in sorted(places)])
             return True
     return False
@@ -123,11 +123,15 @@ def _split_of_gathers(parts: Parts) -> bool:
 
 def _share_out(parts: Parts, tensor: str, axis: int, places: list[int]) -> None:
     shape, found = parts.graph.shape(tensor), [parts.kept[i] for i in places]
-    pieces = tuple(f"{p.output}/piece" for p in found)
+    flat = [parts.graph.values[p.node.inputs[1]].ndim == 0 for p in found]  # the others keep the axis
+    pieces = tuple(f"{p.output}/piece" if gone else p.output for p, gone in zip(found, flat, strict=True))
     parts.graph.shapes.update(dict.fromkeys(pieces, (*shape[:axis], 1, *shape[axis + 1 :])))
     node = replace(found[0].node, op_type="Split", inputs=(tensor,), outputs=pieces, attrs={"axis": axis})
     made = Part("Split", found[0].name, (tensor,), pieces, node, tuple(m for p in found for m in p.members))
-    for i, p, piece in zip(places, found, pieces, strict=True):
+    for i, p, piece, gone in zip(places, found, pieces, flat, strict=True):
+        if not gone:
+            del parts.kept[i]
+            continue
         view = replace(p.node, op_type="Squeeze", inputs=(piece,))
         parts.kept[i] = Part("Squeeze", f"{p.name}/squeeze", (piece,), p.outputs, view, ())
     start = min(places)

@@ -218,9 +218,9 @@ def fit_kernels(
         x, seconds = feature_matrix([o.ops[0] for o in mine]), np.array([o.seconds for o in mine])
         rel = np.array([o.stderr_s / o.seconds for o in mine])
         model: Frozen | None = None
-        known = {text_alone(o.ops[0]): (o.seconds, o.stderr_s) for o in mine}
+        known = _looked_up(mine)
         chosen[name] = "lookup"
-        if len(mine) >= MIN_OPS:
+        if len(mine) >= MIN_OPS and (len(known) >= MIN_OPS or name == "View"):  # there is but one View
             fitted = fit_kind(x, seconds, rel**2 + CONTEXT**2, fold)
             model, chosen[name], cv[name], predicted = fitted.model, "blend", fitted.errors, fitted.left_out_s
             std = np.full(len(mine), spread(np.log(predicted / seconds))) * predicted
@@ -252,6 +252,17 @@ def fit_kernels(
     shown = networks if len(networks) >= MIN_OPS else []
     n = len(shown)
     return predictor, Details(left_out, [o.ops for o in shown], measured[:n], level.total_s[:n], level.std_s[:n])
+
+
+def _looked_up(mine: Sequence[Observation]) -> dict[str, tuple[float, float]]:
+    """Text of each kernel by itself -> mean seconds in networks of all sizes, with the mean standard error."""
+    of_text: dict[str, list[Observation]] = {}
+    for o in mine:
+        of_text.setdefault(text_alone(o.ops[0]), []).append(o)
+    return {
+        text: (float(np.mean([o.seconds for o in found])), float(np.mean([o.stderr_s for o in found])))
+        for text, found in of_text.items()
+    }
 
 
 def _errors(

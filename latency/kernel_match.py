@@ -40,7 +40,7 @@ def match(kernels: Sequence[KernelNode], runs: Sequence[KernelRun]) -> list[tupl
     for run in runs:
         free.setdefault(_NAMES.get(run.op_type, run.op_type.lower()), []).append(run)
     # The names of those in blocks are of tensors.
-    node = {id(run): re.sub(r"(_output_\d+)?(_mul)?(_nchwc)?$", "", run.name) for run in runs}
+    node = {id(run): re.sub(r"(_output_\d+)?((_mul)?_nchwc)?$", "", run.name) for run in runs}
     found: dict[int, KernelRun] = {}
     for by_name in (True, False):
         for i, kernel in enumerate(kernels):

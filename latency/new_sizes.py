@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latency.calibration import Z90
+from latency.kernels import KernelOp
 from latency.ops import Op
 from latency.uncertainty import KindModel
 
@@ -48,8 +49,11 @@ class LeftOut:
 def resolutions(ops: Collection[Op]) -> dict[int, frozenset[int]]:
     """Input size of networks -> the sizes that no network of another input size has.
 
-    A size that no larger one is turned into is an input; what it is turned into, step by step, its networks have.
+    A size that no larger one is turned into is an input; what it is turned into, step by step, its networks have. Empty
+    where that cannot be told: of kernels, whose heights are tokens or rows too; where an input is turned into nothing.
     """
+    if any(isinstance(op, KernelOp) for op in ops):
+        return {}
     become: dict[int, set[int]] = {}
     for op in ops:
         if not op.is_free:
@@ -63,6 +67,8 @@ def resolutions(ops: Collection[Op]) -> dict[int, frozenset[int]]:
             if at not in has[size] and at in become:
                 has[size].add(at)
                 ahead += become[at]
+    if any(sizes == {size} for size, sizes in has.items()):
+        return {}
     others = {size: set().union(*(s for at, s in has.items() if at != size)) for size in has}
     return {size: frozenset(sizes - others[size]) for size, sizes in has.items()}
 

@@ -139,14 +139,12 @@ def _reorder(graph: Graph, tensor: str, layout: str) -> Placed:
 
 
 def _apart(p: Placed) -> list[Placed]:
-    """What runs as one kernel in blocks alone: batch norm with its activation, anything with h-swish."""
-    op, act = p.op, getattr(p.op, "act", "none")
-    if op is None or not (act == "hswish" or (isinstance(op, BatchNorm) and act != "none")):
+    """What runs as one kernel in blocks alone: anything with h-swish."""
+    op = p.op
+    if op is None or getattr(op, "act", "none") != "hswish":
         return [p]
     shape = as_map(op.output_shape)
     found = [] if isinstance(op, Activation) else [replace(p, op=replace(op, act="none"))]  # type: ignore[call-arg]
-    if act != "hswish":
-        return [*found, _more(p, Activation(**shape, act=act))]
     return [*found, _more(p, Activation(**shape, act="hsigmoid")), _more(p, Elementwise(**shape, fn="mul"))]
 
 
@@ -173,8 +171,10 @@ def _follows(graph: Graph, p: Placed) -> bool:
     match op:
         case Activation():
             return op.act in ANY_LAYOUT
+        case BatchNorm():
+            return True
         case Elementwise() if scales(graph, p.part):
-            return op.in_channels % 4 == 0
+            return True
         case Elementwise():
             same = all(graph.shape(t) == shape for t in p.part.inputs)
             return op.fn in ("add", "mul") and len(p.part.inputs) == 2 and same
@@ -186,8 +186,6 @@ def _follows(graph: Graph, p: Placed) -> bool:
             return op.resize in ("nearest", "linear") and op.out_height % op.height == op.out_width % op.width == 0
         case GlobalPool():
             return op.in_channels % LANES == 0
-        case BatchNorm():
-            return op.in_channels % 4 == 0
     return False
 
 

@@ -22,7 +22,9 @@ from latency.uncertainty import KindModel, context_std_s, network_std
 if TYPE_CHECKING:
     from latency.joint import JointFit
 
-SCHEMA = 6  # 1: no uncertainty. 2: F of ops alone only. 3: one width for all sums of kernels. 4: F of kernels by MACs
+SCHEMA = 6
+# 1: no uncertainty. 2: F of ops alone only. 3: one width for all sums of kernels. 4: F of kernels by MACs. 5: kernels
+# without weights did not say what their network reads.
 
 
 KERNEL_KINDS = frozenset(kind.__name__ for kind in KERNELS)

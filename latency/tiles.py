@@ -42,12 +42,12 @@ DEEP = 8  # blocks of input channels that a 1 x 1 convolution adds up before it 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Work of one op, batch included; all 0 of ops that are not cut into tiles."""
+    """Work of one op, batch included; all 0 of blocks of a search space."""
 
     multiplications: float = 0.0  # of vectors, of convolutions in blocks
     turns: float = 0.0  # of their innermost loop
     accumulated: float = 0.0  # vectors of outputs stored and loaded again while input channels are added up
-    calls: float = 0.0  # of the routine that computes a row of a convolution, or a tile of a product
+    calls: float = 0.0  # of the routine that computes a row
     product: float = 0.0  # multiplications of vectors, of matrix products
     unrolled: float = 0.0  # numbers copied to be multiplied as a matrix
     thin: float = 0.0  # numbers read in the layout of images, by convolutions of fewer channels than a block
@@ -57,6 +57,7 @@ class Tiles:
     rows: float = 0.0  # of a softmax, a norm or a reduction; runs that a transpose copies
     acted: float = 0.0  # outputs taken through an activation other than max(x, 0)
     filled: float = 0.0  # numbers in blocks, channels filled up, that a reorder or a resize moves
+    pieces: float = 0.0  # tiles of matrix products
     interpolated: float = 0.0  # such numbers that are each computed of several
     spilled: float = 0.0  # bytes that an op moves beyond NEAR_KIB
     starts_middle: float = 0.0  # of a kernel, its code and descriptions coming from the middle, as weights do
@@ -100,7 +101,7 @@ def tiles(op: Op) -> tuple[float, ...]:
 def _products(times: int, rows: int, inner: int, columns: int) -> Tiles:
     """`times` products of (rows x inner) (inner x columns)."""
     across = sum(_cut(-(-columns // LANES), (COLUMNS, 1)).values())
-    return Tiles(product=times * product(rows, inner, columns), calls=float(times * -(-rows // ROWS) * across))
+    return Tiles(product=times * product(rows, inner, columns), pieces=float(times * -(-rows // ROWS) * across))
 
 
 def _rows(op: Op) -> int:

@@ -76,10 +76,11 @@ def network_std(
     if len(about.get("context_var", ())):
         level = np.append(level, _context_x(about, feature_matrix([op for op in ops if not op.is_free])).sum(axis=0))
         level_var = np.append(level_var, about["context_var"])
-    prior += float(level**2 @ level_var) + drift**2
+    prior += float(level**2 @ level_var)
     explained = explained + (level * level_var) @ about["level_v"]
     of_f = max(prior - float(explained @ explained), 0.0) + independent
-    return float(np.sqrt(of_f + (about["noise"] * seconds) ** 2) * about["factor"])
+    std = float(np.sqrt(of_f + (about["noise"] * seconds) ** 2) * about["factor"])
+    return float(np.hypot(std, drift))  # which was learnt as it is
 
 
 def _context_x(about: dict[str, Any], features_ND: Floats) -> Floats:

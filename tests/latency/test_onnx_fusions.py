@@ -40,13 +40,21 @@ SCALES = {
     "layer scale, activation": lambda s, y: (y.relu() + s.factor * s.inner(y.relu())).relu(),
     "batch norm and residual": lambda s, y: y.relu() + s.norm(s.inner(y.relu()).relu()),
     "batch norm of what is not in blocks": lambda s, y: s.norm(functional.softplus(y)).relu(),
+    "clipped": lambda s, y: functional.relu6(y.relu() * s.factor),
+    "leaky": lambda s, y: functional.leaky_relu(s.norm(y.relu())),
+    "hard sigmoid": lambda s, y: functional.hardsigmoid(y.relu() + s.factor * s.inner(y.relu())),
+    "one map for all channels": lambda s, y: y.relu()[:, :1] * s.factor,
+    "a number added": lambda s, y: y + s.number,
+    "a number multiplied": lambda s, y: y * s.number,
+    "a plain number": lambda s, y: (y * 0.5 + 2.0).relu(),
     "factor of what is not in blocks": lambda s, y: functional.softplus(y) + s.factor * functional.softplus(s.inner(y)),
 }
 
 
+@pytest.mark.parametrize("channels", [32, 18])
 @pytest.mark.parametrize("name", SCALES)
-def test_a_factor_per_channel(name, tmp_path):
-    model = export_onnx(Between(SCALES[name]).eval(), (1, 16, 8, 8))
+def test_a_factor_per_channel(name, channels, tmp_path):
+    model = export_onnx(Between(SCALES[name], channels).eval(), (1, 16, 8, 8))
     theirs = ort_kernels(model, tmp_path)
     scaled = sum(isinstance(k.op, Depthwise) for k in kernels_of(model))
     mine = my_kernels(model)
@@ -89,40 +97,69 @@ def test_padding_whose_value_is_left_empty_stays_apart(explicit, tmp_path):
     assert theirs["Pad"] == int(not explicit)
 
 
-class Normed(nn.Module):
-    def __init__(self, bias):
+@pytest.mark.parametrize("shape", [(1, 24), (1, 10, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norm_after_a_linear_layer(bias, shape, tmp_path):
+    """It joins a product without bias of rows, and leaves others as they are."""
+    norm = nn.BatchNorm1d(16 if len(shape) == 2 else 10)
+    body = nn.Sequential(nn.Linear(24, 16, bias=bias), norm, nn.ReLU(), nn.Linear(16, 8))
+    model = export_onnx(body.eval(), shape)
+    theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
+    theirs["Gemm"] += theirs.pop("MatMul", 0)  # my_kernels has one name for products with a constant
+    assert mine == theirs
+    assert mine["BatchNormalization"] == int(bias or len(shape) == 3)
+
+
+class Scaled(nn.Module):
+    def __init__(self, body, shape):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(24, 16, bias=bias), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+        self.body, self.factor = body, nn.Parameter(torch.rand(shape))
 
     def forward(self, x):
-        return self.body(x)
+        return (self.body(x) * self.factor).relu()
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_batch_norm_after_a_linear_layer(bias, tmp_path):
-    """It joins a product without bias, and leaves one with bias as it is."""
-    model = export_onnx(Normed(bias).eval(), (1, 24))
+@pytest.mark.parametrize(
+    ("body", "factor", "shape", "joins"),
+    [
+        (nn.ConvTranspose2d(16, 32, 2, 2), (32, 1, 1), (1, 16, 8, 8), False),
+        (nn.Conv1d(16, 32, 3), (32, 1), (1, 16, 20), True),
+        (nn.Conv1d(16, 32, 3), (1, 32, 1), (1, 16, 20), True),
+        (nn.Conv1d(16, 32, 3), (18,), (1, 16, 20), False),
+    ],
+)
+def test_a_factor_of_other_convolutions(body, factor, shape, joins, tmp_path):
+    model = export_onnx(Scaled(body, factor).eval(), shape)
     theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
     assert mine == theirs
-    assert mine["BatchNormalization"] == int(bias)
+    assert mine["Mul"] == int(not joins)
+
+
+def attention(every):
+    return (every[0] @ every[1].transpose(-2, -1)).softmax(-1) @ every[2]
+
+
+TAKEN = {  # of queries, keys and values -> whether a split takes them apart
+    "all": (attention, True),
+    "two of three": (lambda every: every[0] + every[2], False),
+    "all, and the whole": (lambda every: attention(every) + every.sigmoid().mean(0), True),
+    "by lists of one": (lambda every: every[[0]] + every[[1]] * every[[2]], True),
+}
 
 
 class Taken(nn.Module):
-    """Queries, keys and values from one product: all of them, or two of three."""
-
-    def __init__(self, several):
+    def __init__(self, function):
         super().__init__()
-        self.product, self.several = nn.Linear(32, 96), several
+        self.product, self.function = nn.Linear(32, 96), function
 
     def forward(self, x):
-        every = self.product(x).reshape(1, 10, 3, 2, 16).permute(2, 0, 3, 1, 4)
-        q, v = every[0], every[2]
-        return (q @ every[1].transpose(-2, -1)).softmax(-1) @ v if self.several else q + v
+        return self.function(self.product(x).reshape(1, 10, 3, 2, 16).permute(2, 0, 3, 1, 4))
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_gathers_that_share_out_a_tensor_are_one_split(several, tmp_path):
-    model = export_onnx(Taken(several).eval(), (1, 10, 32))
+@pytest.mark.parametrize("name", TAKEN)
+def test_gathers_that_share_out_a_tensor_are_one_split(name, tmp_path):
+    function, several = TAKEN[name]
+    model = export_onnx(Taken(function).eval(), (1, 10, 32))
     theirs, mine = ort_kernels(model, tmp_path), my_kernels(model)
-    assert mine == theirs
-    assert mine["Split"] == int(several)
+    assert mine["Split"] == theirs["Split"] == int(several)
+    assert (mine["Gather"], mine["Reshape"]) == (theirs["Gather"], theirs["Reshape"])

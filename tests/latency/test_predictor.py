@@ -249,7 +249,7 @@ def test_a_file_of_schema_1_still_predicts_the_same():
 
 
 def test_a_file_that_would_lie_is_refused_and_one_that_may_says_so(fitted, tmp_path):
-    """Before schema 4 the shuffle of grouped blocks was no work; before 5 kernels were described and timed otherwise."""
+    """Before schema 4 the shuffle of grouped blocks was no work; before 6 kernels were described and timed otherwise."""
     _, predictor = fitted
     kind = predictor.kinds["MBConv"]
     of_groups = dataclasses.replace(kind, discrete={**kind.discrete, "groups": ["1", "2"]})
@@ -258,6 +258,7 @@ def test_a_file_that_would_lie_is_refused_and_one_that_may_says_so(fitted, tmp_p
         ({"MBConv": of_groups}, 4),
         ({"Pointwise": kind}, 3),
         ({"Pointwise": kind}, 4),
+        ({"Pointwise": kind}, 5),
     ):
         path = tmp_path / "old.pkl"
         dataclasses.replace(predictor, kinds=kinds).save(path)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latency import kernels as k
-from latency.flops import macs, params
+from latency.features import feature_matrix
+from latency.flops import bytes_moved, macs, params
+from latency.frozen import TERMS, work_terms
 from latency.kernel_context import in_network, network_kib
 from latency.tiles import LANES, NAMES, Tiles, inside, product, tiles
 
@@ -118,3 +121,47 @@ def test_what_a_network_reads_by_hand():
     assert in_network(k.View(), 64).network_kib == 64
     assert macs(in_network(conv, 64)) == macs(conv)
     assert network_kib([]) == 1
+
+
+def test_what_moves_in_blocks_moves_whole_blocks():
+    """19 channels are 32; a resize that interpolates computes each number, another copies it."""
+    shape = {"in_channels": 19, "out_channels": 19, "height": 6, "width": 4}
+    assert cut(k.Copy(**shape, copy="reorder_out")).filled == 32 * 24
+    assert cut(k.Copy(**shape, copy="slice")).filled == 0
+    larger = {**shape, "out_height": 12, "out_width": 8}
+    nearest, linear = (k.Resize(**larger, blocked=1, resize=how) for how in ("nearest", "linear"))
+    assert (cut(nearest).filled, cut(nearest).interpolated) == (32 * 96, 0)
+    assert (cut(linear).filled, cut(linear).interpolated) == (0, 32 * 96)
+    plain = cut(replace(linear, blocked=0))
+    assert (plain.filled, plain.interpolated) == (0, 0)
+
+
+def test_products_are_told_by_their_tiles_too():
+    """30 rows are 3 tiles, 40 columns are 3 blocks: 2 tiles across."""
+    one = cut(k.MatMul(batch=1, in_channels=8, out_channels=40, height=30, width=1))
+    assert one.pieces == 3 * 2
+    assert cut(k.MatMul(batch=5, in_channels=8, out_channels=40, height=30, width=1)).pieces == 30
+    assert cut(square(32, 80, 8)).pieces == 0
+
+
+def test_a_larger_network_makes_starts_and_bytes_dearer():
+    """By 2**13 KiB all come from the middle, by 2**16 from afar; beyond 512 KiB an op spills."""
+    op = k.Elementwise(in_channels=64, out_channels=64, height=64, width=64)
+    near, middle, far = (cut(replace(op, network_kib=2**i)) for i in (8, 13, 17))
+    moved = bytes_moved(op)
+    assert (near.starts_middle, near.starts_far, near.bytes_middle, near.bytes_far) == (0, 0, 0, 0)
+    assert (middle.starts_middle, middle.bytes_middle, middle.bytes_far) == (1, moved, 0)
+    assert (far.starts_far, far.bytes_far, far.bytes_middle) == (1, moved, 0)
+    assert cut(op).spilled == moved - 2**19 > 0
+    assert cut(replace(op, height=1, width=1)).spilled == 0
+
+
+def test_work_of_kernels_grows_with_the_network():
+    """Whatever rates of work are fitted, none below zero: a larger network is no faster."""
+    op = k.Copy(in_channels=64, out_channels=64, height=64, width=64, copy="slice")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rates = rng.random(len(TERMS))
+        work = [work_terms(feature_matrix([replace(op, network_kib=2**i)])) @ rates for i in (9, 13, 16)]
+        assert work[0] < work[1]
+        assert work[0] < work[2]
