@@ -249,6 +249,12 @@ def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def caution(ui: Ui, predictor: LatencyPredictor) -> None:
+    """Say what a predictor of before is to be read with, where it is one."""
+    if "caution" in predictor.provenance:
+        ui.warn(predictor.provenance["caution"])
+
+
 def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
     from latency.predictor import load_predictor
 
@@ -263,8 +269,7 @@ def _work(ui: Ui, args: argparse.Namespace) -> dict[str, Any]:
         found = predict_architecture(path, predictor)
     else:
         found = predict_onnx(path, predictor, shapes)
-    if "caution" in predictor.provenance:
-        ui.warn(predictor.provenance["caution"])
+    caution(ui, predictor)
     tell(ui, found, args.top)
     if len(found.uncovered) == len(found.nodes):
         ui.say(

@@ -27,7 +27,7 @@ from latency.measure import Policy, Workload
 from latency.onnx_file import runnable_onnx
 from latency.onnx_graph import kernels_of
 from latency.onnx_parts import rules_for
-from latency.predict import NetworkPrediction, parse_shapes, predict_kernels, rules_of
+from latency.predict import NetworkPrediction, caution, parse_shapes, predict_kernels, rules_of
 from latency.predictor import LatencyPredictor, UnsupportedOp, load_predictor
 from latency.targets import target
 from latency.timing import time_together
@@ -109,6 +109,7 @@ class _TakesFiles:
 def of_model(ui: Ui, args: argparse.Namespace, policy: Policy) -> Outcome:
     """Time the ONNX model of --model, and random networks of the `kernels` space."""
     shapes, path, predictor = parse_shapes(args.input_shape), Path(args.model), load_predictor(args.predictor)
+    caution(ui, predictor)
     count = MIN_NETWORKS - 1 if args.random is None else args.random  # with the model enough to tell a call's own time
     told = read_model(path, shapes, predictor)
     if told.uncovered and not count:

@@ -15,7 +15,7 @@ from latency.console import Ui
 from latency.disagree import Block, Verdict
 from latency.in_context import node_seconds, shares_s
 from latency.measure import Policy, Workload
-from latency.predict import predict_networks
+from latency.predict import caution, predict_networks
 from latency.predictor import LatencyPredictor, load_predictor
 from latency.space import load_architecture, load_space, space_names, without_identities
 from latency.targets import target
@@ -48,6 +48,7 @@ def of_architecture(ui: Ui, args: argparse.Namespace, policy: Policy) -> Outcome
     """Time the network of --arch, and random networks of its space."""
     architecture = load_architecture(args.arch)
     predictor = load_predictor(args.predictor)
+    caution(ui, predictor)
     networks: dict[str, tuple[Op, ...]] = {"found": architecture.ops}
     space_name = args.space or architecture.space
     if args.space or space_name in space_names():

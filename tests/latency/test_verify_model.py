@@ -16,7 +16,7 @@ import devices
 from devices.base import DeviceError
 from devices.onnx_cpu import export_onnx
 from devices.onnx_model import OnnxModel, example
-from latency import kernel_profile, verify
+from latency import kernel_profile, pickles, verify
 from latency.disagree import Verdict
 from latency.flops import macs
 from latency.kernel_match import match
@@ -157,6 +157,16 @@ def test_a_slower_device_is_a_scale_and_no_kernels_fault(run, tmp_path, predicto
     assert result["scale"] == pytest.approx(1.3, rel=0.01)
     assert result["kernels_off"] == []
     assert load_predictor(out).scale == pytest.approx(1.3 * load_predictor(predictor_pkl).scale, rel=0.01)
+
+
+def test_a_predictor_of_before_is_read_with_caution(run, predictor_pkl):
+    content = pickles.load(predictor_pkl)
+    pickles.dump(predictor_pkl, content | {"schema": 5})
+    try:
+        assert "profile with --space kernels and fit anew" in run(lambda k: 1.0)[2]
+    finally:
+        pickles.dump(predictor_pkl, content)
+    assert "fit anew" not in run(lambda k: 1.0)[2]
 
 
 def test_the_kernel_that_is_off_is_named_with_what_it_adds(run, tmp_path):
