@@ -9,8 +9,11 @@ Five sets: `known`, 14 families (benchmarks/any_network_models.py), `blind`, 21 
 (benchmarks/any_network_blind.py), and `fresh`, 20 more (benchmarks/any_network_fresh.py), with whose errors in view
 the model was developed, the latter two after a first prediction; `third`, 22 more (benchmarks/any_network_third.py);
 and `fourth`, 16 more (benchmarks/any_network_fourth.py). All but the first were committed before any prediction of
-them was made. All are timed together, in rounds, in the same run; `--measured FILE` takes the times of an earlier run
-instead, to look at another fit, and `--sets known` looks at the first alone.
+them was made. All are timed together, in rounds, in the same run; `--measured FILE ...` takes the means of earlier runs
+instead (`--only-measure` before the profile and after it), and `--sets known` looks at the first alone.
+
+Errors are told as measured, and at the pace of the table: 50 of its own networks are timed in the same rounds
+(benchmarks/any_network_pace.py).
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from latency.flops import bytes_moved, kernels, macs, params
-from latency.kernels import KERNELS, Copy, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Resize, Windowed
+from latency.kernels import KERNELS, DenseConv, Depthwise, Gemm, GlobalPool, MatMul, Pooling, Resize, Windowed
 from latency.op_base import ACTIVATIONS, BROADCASTS, COPIES, FUNCTIONS, NORMS, REDUCTIONS, RESIZES
 from latency.ops import MBConv, Op
 from latency.stats import Floats
-from latency.tiles import FAR_KIB, LANES, NAMES, blocked, channels_computed, filled, tiles
+from latency.tiles import FAR_KIB, LANES, NAMES, blocked, channels_computed, filled, moves_blocks, tiles
 
 #: Values of a kernel's fields that are names; each has a column.
 NAMED = (
@@ -133,8 +133,7 @@ def _of_kernel(op: Op) -> list[float]:
         ragged = float(op.in_channels % LANES != 0)
     elif isinstance(op, Resize):
         ragged = float(not op.blocked)
-        waste_out = _waste(op.out_channels) if op.blocked else 0.0
-    elif isinstance(op, Copy) and op.copy in ("reorder_in", "reorder_out"):
+    if moves_blocks(op):
         waste_out = _waste(op.out_channels)
     named = set(_names(op))
     numbers = [float(getattr(op, "add", 0)), float(np.log(getattr(op, "parts", 1))), waste_in, waste_out, ragged]

@@ -68,9 +68,8 @@ WORK_TERMS = (
 )
 TERMS = (*(a for a, _ in WORK_TERMS), *TILES, *(f"bytes_{name}" for name in NAMED))  # of `work_terms`, in its order
 TILE_COLUMNS = [FEATURES.index(name) for name in TILES]
-CUT = [
-    i for i, name in enumerate(TILES) if not name.startswith(("starts_", "bytes_", "spilled"))
-]  # the others: of every kernel
+OF_ALL = ("starts_", "bytes_", "spilled")  # how terms begin that kernels have which are cut into nothing
+CUT = [i for i, name in enumerate(TILES) if not name.startswith(OF_ALL)]
 NAMED_COLUMNS = [FEATURES.index(f"is_{name}") for name in NAMED]
 
 

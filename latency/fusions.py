@@ -141,11 +141,9 @@ def _linear(parts: Parts, rules: Rules) -> None:
 
 
 def _activated(parts: Parts, i: int) -> None:
-    part = parts.kept[i]
-    after = parts.only_taker(part.output)
+    after = parts.only_taker(parts.kept[i].output)
     if after is not None and after[1].op_type in _GEMM_ACTS:
-        made = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members), act=after[1].node)
-        parts.merge([i, after[0]], made, after[0])
+        parts.extend(i, after, act=after[1].node)
 
 
 def _scales(parts: Parts) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from latency.onnx_file import Graph
 from latency.onnx_parts import CONVS, Part, Parts, Rules, size
@@ -46,14 +45,6 @@ def _pad_before(parts: Parts, i: int, rules: Rules) -> None:
     parts.merge([before[0], i], made, i)
 
 
-def _extended(parts: Parts, i: int, after: tuple[int, Part], **changes: Any) -> int:
-    """Part `i` takes the part `after` it along; it runs where the later of its inputs is ready."""
-    part = parts.kept[i]
-    made = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members), **changes)
-    parts.merge([i, after[0]], made, after[0])
-    return after[0]
-
-
 def scales(graph: Graph, part: Part) -> bool:
     """Whether it multiplies each channel of a map by a constant: in blocks a convolution of 1 x 1, as batch norm is."""
     if part.op_type != "Mul" or len(part.inputs) != 1 + part.adds:
@@ -86,7 +77,7 @@ def _affine(parts: Parts, i: int, rules: Rules) -> int:
         if after is None or len(after[1].inputs) != 1:
             return i
         if after[1].op_type == "BatchNormalization" or _joins(parts, parts.kept[i], after[1], rules):
-            i = _extended(parts, i, after)
+            i = parts.extend(i, after)
         else:
             return i
 
@@ -116,7 +107,7 @@ def _activation(parts: Parts, i: int, rules: Rules) -> int:
     after = parts.only_taker(parts.kept[i].output)
     if after is None or after[1].op_type not in rules.conv_acts or parts.kept[i].op_type == "ConvTranspose":
         return i
-    return _extended(parts, i, after, act=after[1].node)
+    return parts.extend(i, after, act=after[1].node)
 
 
 #: Activations that onnxruntime's blocked layout takes up after a residual or a scale.
@@ -135,10 +126,10 @@ def _residual(parts: Parts, i: int) -> int:
     if other is None or parts.graph.shape(other) != parts.graph.shape(part.output):
         return i
     apart = [part, after[1]]
-    place = _extended(parts, i, after, adds=True, inputs=(*part.inputs, other))
+    place = parts.extend(i, after, adds=True, inputs=(*part.inputs, other))
     last = parts.only_taker(parts.kept[place].output)
     if last is not None and last[1].op_type in _IN_BLOCKS:
-        place = _extended(parts, place, last, act=last[1].node)
+        place = parts.extend(place, last, act=last[1].node)
         apart.append(last[1])
     parts.kept[place] = replace(parts.kept[place], apart=tuple(apart))
     return place

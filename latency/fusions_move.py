@@ -59,9 +59,7 @@ def _sinks(parts: Parts, i: int, sources: list[tuple[int, Part]]) -> bool:
     parts.kept[i] = replace(part, inputs=inputs, outputs=(inner,), node=node)
     turned = replace(sources[0][1].node, inputs=(inner,), outputs=part.outputs)
     made = Part("Transpose", f"{part.name}/transpose", (inner,), part.outputs, turned, ())
-    parts.kept = {k if k <= i else k + 1: p for k, p in parts.kept.items()}
-    parts.kept[i + 1] = made
-    parts.index()
+    parts.insert(i + 1, made)
     drop_unused(parts, [s.output for _, s in sources])
     return True
 
@@ -134,9 +132,7 @@ def _share_out(parts: Parts, tensor: str, axis: int, places: list[int]) -> None:
             continue
         view = replace(p.node, op_type="Squeeze", inputs=(piece,))
         parts.kept[i] = Part("Squeeze", f"{p.name}/squeeze", (piece,), p.outputs, view, ())
-    start = min(places)
-    parts.kept = {k if k < start else k + 1: p for k, p in parts.kept.items()} | {start: made}
-    parts.index()
+    parts.insert(min(places), made)
 
 
 def splits(parts: Parts) -> None:

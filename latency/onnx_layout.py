@@ -89,18 +89,15 @@ class _Layouts:
         op, part, graph = p.op, p.part, self.graph
         if self.turn(p):
             return
-        if _blocked(graph, p) and part.apart and not self.is_blocked(part.inputs[-1]):
-            for piece in part.apart:  # the residual is not in blocks: the addition is a kernel of its own
-                self.place(Placed(piece, op_of(graph, piece)))
-            return
+        blocks, scale = _blocked(graph, p), isinstance(op, BatchNorm) or scales(graph, part)
         follows = _follows(graph, p) and all(map(self.is_blocked, part.inputs))
-        scale = isinstance(op, BatchNorm) or scales(graph, part)
-        if scale and part.apart and not follows:  # no convolution: it takes nothing along
+        # A residual that is not in blocks is added by a kernel of its own; a scale elsewhere takes nothing along.
+        if part.apart and ((blocks and not self.is_blocked(part.inputs[-1])) or (scale and not follows)):
             for piece in part.apart:
                 self.place(Placed(piece, op_of(graph, piece)))
             return
         made = PLAIN
-        if _blocked(graph, p):
+        if blocks:
             self.need(part.inputs[0], BLOCKED if _wants_blocks(graph, p) else PLAIN)
             made = BLOCKED
         elif isinstance(op, Pooling) and op.in_channels % LANES == 0 and len(graph.shape(part.output)) == 4:

@@ -121,6 +121,18 @@ class Parts:
         self.kept[at] = made
         self.index()
 
+    def extend(self, i: int, after: tuple[int, Part], **changes: Any) -> int:
+        """Part `i` takes the part `after` it along; it runs where the later of its inputs is ready: returns where."""
+        part = self.kept[i]
+        made = replace(part, outputs=after[1].outputs, members=(*part.members, *after[1].members), **changes)
+        self.merge([i, after[0]], made, after[0])
+        return after[0]
+
+    def insert(self, at: int, made: Part) -> None:
+        """Put `made` before the part that runs at place `at`."""
+        self.kept = {k if k < at else k + 1: p for k, p in self.kept.items()} | {at: made}
+        self.index()
+
     def constants(self, part: Part) -> list[str]:
         """The constant inputs of the part's node."""
         return [i for i in part.node.inputs if i and i in self.graph.constants]

@@ -83,8 +83,10 @@ def tiles(op: Op) -> tuple[float, ...]:
         found = _products(op.batch * op.groups, wide, op.in_channels // op.groups, n)
         found = replace(found, unrolled=float(op.batch * op.groups * wide * n))
     else:
-        inner = isinstance(op, Resize) and op.resize != "nearest"
-        found = Tiles(rows=float(_rows(op)), **{"interpolated" if inner else "filled": float(_filled(op))})
+        _, _, height, width = op.output_shape
+        numbers = float(op.batch * filled(op.in_channels) * height * width) if moves_blocks(op) else 0.0
+        computed = numbers if getattr(op, "resize", "nearest") != "nearest" else 0.0
+        found = Tiles(rows=float(_rows(op)), filled=numbers - computed, interpolated=computed)
     near, middle, far = _from(getattr(op, "network_kib", 0))
     moved = bytes_moved(op)
     found = replace(found, starts_middle=middle, starts_far=far, bytes_middle=middle * moved, bytes_far=far * moved,
@@ -112,13 +114,9 @@ def _rows(op: Op) -> int:
     return 0
 
 
-def _filled(op: Op) -> int:
-    """Numbers that a reorder or a resize moves in blocks."""
-    if isinstance(op, Copy) and op.copy in ("reorder_in", "reorder_out"):
-        return op.batch * filled(op.in_channels) * op.height * op.width
-    if isinstance(op, Resize) and op.blocked:
-        return op.batch * filled(op.in_channels) * op.out_height * op.out_width
-    return 0
+def moves_blocks(op: Op) -> bool:
+    """Whether it is a reorder or a resize in blocks: it moves whole ones."""
+    return (isinstance(op, Copy) and op.copy.startswith("reorder")) or (isinstance(op, Resize) and bool(op.blocked))
 
 
 def _from(kib: int) -> tuple[float, float, float]:
